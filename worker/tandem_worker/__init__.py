@@ -1,0 +1,1 @@
+"""tandem-worker: the agent beside an engine and the gateway before the fleet."""

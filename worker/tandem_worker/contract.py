@@ -1,0 +1,137 @@
+"""The JSON contract between what is declared and what runs.
+
+`lower` writes these values, the worker reads them; this module imports nothing of ours.
+A reader accepts its own contract version and the one before it, so that a gateway can be
+rolled before or after its workers.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CONTRACT_VERSION = 1
+"""Raised whenever a field changes its meaning; readers accept this version and the one before."""
+
+Phase = Literal["prefill", "decode"]
+Dialect = Literal["vllm-nixl-pull"]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Port(_Value):
+    """A named run of consecutive TCP ports; the target picks the numbers, lowering never does.
+
+    `argv` and `env` refer to the first one as `$(TANDEM_PORT_NAME)` and to the last one as
+    `$(TANDEM_PORT_NAME_LAST)`, NAME being the name in upper case.
+    """
+
+    name: str
+    count: int = 1
+
+
+class WorkerSpec(_Value):
+    """Everything about one engine process that does not depend on where it runs.
+
+    `$(TANDEM_ADDRESS)` and `$(TANDEM_PORT_...)` in `argv` and `env` are filled in by the agent.
+    `argv[0] == "python"` means the interpreter that runs the agent.
+    """
+
+    contract: int = CONTRACT_VERSION
+    service: str
+    pool: str
+    phase: Phase
+    """The phase this worker takes when every worker is well."""
+    phases: tuple[Phase, ...]
+    """The phases it may take at all; both, where the service lets survivors serve both."""
+    dialect: Dialect
+    engine: str
+    """Engine and version, as `vllm 0.32.0`."""
+    generation: str
+    """Hash of the whole lowered service: no replica counts, no ports. Workers of another one are strangers."""
+    pair_key: str
+    """Hash of what must be equal for two workers to exchange KV."""
+    argv: tuple[str, ...]
+    env: dict[str, str] = Field(default_factory=dict)
+    ports: tuple[Port, ...]
+    """Always holds `http`, `agent` and, where KV moves, `side_channel` and `transfer`."""
+    model_path: str | None = None
+    """A folder that must be readable before the engine starts; None when the engine fetches by name."""
+    served_names: tuple[str, ...]
+    factors: dict[str, str]
+    """What both sides of a pair must agree on, in words; the pair key is its hash."""
+    gpus: int = 0
+    memory_gib: float = 0.0
+    """What the worker needs in all; preflight compares it with the machine. 0: not checked."""
+    shm_gib: float = 0.0
+    kv_transport: str = "tcp"
+    """The transport that the declaration expects: tcp, shm, cuda_ipc, rdma or efa."""
+    kv_gb_per_s_min: float = 0.0
+    """Floor of the effective KV bandwidth, in 10^9 bytes per second; 0: none declared."""
+    start_timeout_s: float = 600.0
+    settle_s: float = 2.0
+    """How long a draining worker still takes late requests, so that every gateway has seen it leave."""
+    drain_timeout_s: float = 120.0
+    """How long running requests and KV leases may take before the engine is stopped regardless."""
+    stop_timeout_s: float = 20.0
+    """From SIGTERM of the engine to SIGKILL of its whole process tree."""
+
+
+class GatewaySpec(_Value):
+    """What the front door of one service does; addresses, keys and the fleet's place come as flags."""
+
+    contract: int = CONTRACT_VERSION
+    service: str
+    served_names: tuple[str, ...]
+    """Model names that clients may ask for; all mean the same model. The first is the canonical one."""
+    dialect: Dialect
+    disaggregated: bool = True
+    """False: one pool that serves both phases; no hand-off."""
+    survivors_serve_both: bool = True
+    """Whether a worker of one phase may serve whole requests while the other phase has none ready."""
+    context_tokens_max: int = 0
+    requests_running_max: int = 256
+    """Requests in the service at once; more wait."""
+    requests_waiting_max: int = 1024
+    """Requests waiting for a place; more get 429 with Retry-After."""
+    request_timeout_s: float = 600.0
+    """Deadline of a whole request, waiting included; 504 or a typed error event after it."""
+    prefill_timeout_s: float = 120.0
+    stall_timeout_s: float = 60.0
+    """Longest silence of an engine that is asked for tokens; after it the worker counts as dead."""
+    attempts_max: int = 4
+    """Hand-offs and resumes that one request may use in all."""
+    body_bytes_max: int = 32 * 1024 * 1024
+    resume: bool = True
+    resume_tokens_max: int = 65_536
+    """Longest history of prompt and output ids kept per stream; a longer stream is not resumable."""
+    drain_timeout_s: float = 120.0
+
+
+class WorkerRecord(_Value):
+    """One worker as a gateway sees it: a file `workers/NAME.json` in the fleet folder (local target)."""
+
+    contract: int = CONTRACT_VERSION
+    name: str
+    """Unique in the service: `chat-prefill-1a2b3c4d-0`."""
+    service: str
+    pool: str
+    phase: Phase
+    phases: tuple[Phase, ...]
+    dialect: Dialect
+    generation: str
+    pair_key: str
+    address: str
+    http_port: int
+    agent_port: int
+    draining: bool = False
+
+
+class ServiceState(_Value):
+    """The one watched object of a service: the file `service.json` in the fleet folder (local target)."""
+
+    contract: int = CONTRACT_VERSION
+    service: str
+    active_generation: str | None = None
+    """The generation that serves clients; None before the first proof."""
