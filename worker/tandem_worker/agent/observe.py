@@ -1,0 +1,91 @@
+"""What the agent sees of its engine: health, metrics, and the processes of its tree."""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Final
+
+import aiohttp
+import psutil
+
+from tandem_worker.agent.decide import Healthy, Unwell
+from tandem_worker.dialects.vllm_metrics import EngineNumbers, read_metrics
+from tandem_worker.tree import record_shm, segments_of, tree_members
+
+HEALTH_PERIOD_S: Final = 0.5
+HEALTH_TIMEOUT_S: Final = 2.0
+"""With the period, how long a silent engine can look ready: a gateway hears of it after some 3 s."""
+METRICS_TIMEOUT_S: Final = 2.0
+METRICS_BYTES_MAX: Final = 8 * 1024 * 1024
+SEARCH_PERIOD_S: Final = 2.0
+"""How often the tree is searched for new processes and segments; a search reads all of /proc."""
+
+
+class Tree:
+    """The live processes of one instance, refreshed now and then; used from one thread at a time."""
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
+        self._members: list[psutil.Process] = []
+        self._searched_s = float("-inf")
+
+    def look(self) -> str | None:
+        """Search when due, write down the tree's shared memory, and say which process is stopped.
+
+        Returns None when all run. An engine core that is stopped (SIGSTOP, a frozen cgroup, a
+        debugger) leaves its API server answering health checks, so this is seen here or not at all.
+        """
+        now_s = time.monotonic()
+        if now_s - self._searched_s >= SEARCH_PERIOD_S:
+            self._members = tree_members(self._instance)
+            self._searched_s = now_s
+            with suppress(OSError):  # no /dev/shm to write to: then there is nothing to clean up either
+                record_shm(self._instance, segments_of(member.pid for member in self._members))
+        for member in self._members:
+            with suppress(psutil.Error):
+                if member.status() == psutil.STATUS_STOPPED:
+                    return f"process {member.pid} ({member.name()}) is stopped"
+        return None
+
+
+class EngineClient:
+    """The engine's HTTP side, asked with short timeouts and never twice at once for the same thing."""
+
+    def __init__(self, session: aiohttp.ClientSession, base_url: str) -> None:
+        self._session = session
+        self._base_url = base_url
+        self._reading: asyncio.Task[EngineNumbers | None] | None = None
+
+    async def health(self) -> Healthy | Unwell:
+        """One health check."""
+        timeout = aiohttp.ClientTimeout(total=HEALTH_TIMEOUT_S)
+        try:
+            async with self._session.get(f"{self._base_url}/health", timeout=timeout) as response:
+                if response.status == 200:
+                    return Healthy()
+                return Unwell(f"the engine answers /health with {response.status}", refusing=response.status == 503)
+        except TimeoutError:
+            return Unwell(f"the engine has not answered /health for {HEALTH_TIMEOUT_S:g} s")
+        except aiohttp.ClientError as error:
+            return Unwell(f"the engine does not answer /health: {error}")
+
+    async def numbers(self) -> EngineNumbers | None:
+        """One reading of the engine's metrics, shared by everyone who asks meanwhile; None: no answer."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read_numbers(), name="engine metrics")
+        return await asyncio.shield(self._reading)
+
+    async def _read_numbers(self) -> EngineNumbers | None:
+        timeout = aiohttp.ClientTimeout(total=METRICS_TIMEOUT_S)
+        try:
+            async with self._session.get(f"{self._base_url}/metrics", timeout=timeout) as response:
+                if response.status != 200:
+                    return None
+                page = bytearray()
+                async for chunk in response.content.iter_chunked(1 << 16):
+                    page += chunk
+                    if len(page) > METRICS_BYTES_MAX:
+                        return None
+                return read_metrics(page.decode("utf-8", errors="replace"))
+        except (TimeoutError, aiohttp.ClientError, ValueError):
+            return None

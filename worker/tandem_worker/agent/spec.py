@@ -1,0 +1,142 @@
+"""What to run: the worker's spec from a file, joined with what only the place knows."""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tandem_worker.contract import CONTRACT_VERSION, WorkerSpec
+
+CONTRACTS_READ = frozenset({CONTRACT_VERSION, max(1, CONTRACT_VERSION - 1)})
+"""Contract versions that this worker understands."""
+
+_PLACEHOLDER = re.compile(r"\$\((TANDEM_[A-Za-z0-9_]*)\)")
+
+
+class SpecError(Exception):
+    """The spec, or the place given for it, cannot be used; the message says all of what is wrong."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the target chose for this one worker."""
+
+    name: str
+    address: str
+    """Where gateways and other workers reach this one; never 0.0.0.0, since peers are told it."""
+    ports: Mapping[str, int]
+    """First port of each named run of ports."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """The engine process to start; `env` is what is added to the agent's own environment."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+def load_spec(path: Path) -> WorkerSpec:
+    """Read and validate a spec file.
+
+    Raises: SpecError with every fault of the file in one message.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        msg = f"cannot read the worker spec {str(path)!r}: {reason}; pass the file that the target wrote with --spec"
+        raise SpecError(msg) from error
+    try:
+        spec = WorkerSpec.model_validate_json(text)
+    except ValidationError as error:
+        raise SpecError(_in_words(path, error)) from error
+    if spec.contract not in CONTRACTS_READ:
+        read = " and ".join(map(str, sorted(CONTRACTS_READ)))
+        msg = (
+            f"the worker spec {str(path)!r} has contract version {spec.contract}, this worker reads {read}; "
+            "use a worker image of the version that declared the service"
+        )
+        raise SpecError(msg)
+    return spec
+
+
+def place_command(spec: WorkerSpec, place: Place) -> Command:
+    """The spec's command with addresses, ports and the interpreter filled in.
+
+    Raises: SpecError when a port is missing or unknown, or a placeholder names nothing.
+    """
+    declared = {port.name for port in spec.ports}
+    problems = [
+        f"port {name!r} has no number; pass --port {name}=NUMBER" for name in sorted(declared - set(place.ports))
+    ]
+    problems += [
+        f"port {name!r} is not declared by the spec; it declares {', '.join(sorted(declared))}"
+        for name in sorted(set(place.ports) - declared)
+    ]
+    problems += [
+        f"the spec declares no port {name!r}; every worker needs one"
+        for name in ("http", "agent")
+        if name not in declared
+    ]
+    if not spec.argv:
+        problems.append("`argv` is empty; there is no engine to start")
+    values = _values(spec, place)
+    argv = tuple(_fill(word, f"argv[{index}]", values, problems) for index, word in enumerate(spec.argv))
+    env = {name: _fill(value, f"env.{name}", values, problems) for name, value in spec.env.items()}
+    if problems:
+        raise SpecError("the worker spec cannot be placed: " + "; ".join(problems))
+    if argv[0] == "python":
+        argv = (sys.executable, *argv[1:])
+    return Command(argv, env)
+
+
+def ports_of(spec: WorkerSpec, place: Place) -> dict[str, range]:
+    """Every port number of each named run."""
+    return {
+        port.name: range(place.ports[port.name], place.ports[port.name] + port.count)
+        for port in spec.ports
+        if port.name in place.ports
+    }
+
+
+def engine_environment(command: Command, instance_marker: str, instance: str) -> dict[str, str]:
+    """The whole environment of the engine process."""
+    return {
+        **os.environ,
+        # Titles must not overwrite the environment block: the tree is found by the marker in it.
+        "SPT_NOENV": "1",
+        "PYTHONUNBUFFERED": "1",
+        **command.env,
+        instance_marker: instance,
+    }
+
+
+def _values(spec: WorkerSpec, place: Place) -> dict[str, str]:
+    values = {"TANDEM_ADDRESS": place.address}
+    for name, numbers in ports_of(spec, place).items():
+        key = "TANDEM_PORT_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
+        values[key] = str(numbers.start)
+        values[key + "_LAST"] = str(numbers.stop - 1)
+    return values
+
+
+def _fill(text: str, where: str, values: Mapping[str, str], problems: list[str]) -> str:
+    def value_of(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in values:
+            problems.append(f"{where} asks for $({name}), which is none of {', '.join(sorted(values))}")
+        return values.get(name, "")
+
+    return _PLACEHOLDER.sub(value_of, text)
+
+
+def _in_words(path: Path, error: ValidationError) -> str:
+    faults = "; ".join(
+        f"{'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg'].lower()}" for fault in error.errors()
+    )
+    return f"the worker spec {str(path)!r} is not valid: {faults}"
