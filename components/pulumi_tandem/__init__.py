@@ -1,0 +1,68 @@
+"""Tandem: disaggregated LLM serving, declared in Python, checked at preview, proved at up.
+
+Importing this package loads the declared nouns only; whatever needs Pulumi is loaded when it is first named.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pulumi_tandem.declare import Architecture, Grace, Limits, Model, Pool, Service, Transfer, Vllm
+from pulumi_tandem.finding import DeclarationError, Finding
+
+if TYPE_CHECKING:
+    from pulumi_tandem import check, local, lower, resolve
+    from pulumi_tandem.accept import accept
+    from pulumi_tandem.check import explain
+
+__all__ = [
+    "Architecture",
+    "DeclarationError",
+    "Finding",
+    "Grace",
+    "Limits",
+    "Model",
+    "Pool",
+    "Service",
+    "Transfer",
+    "Vllm",
+    "accept",
+    "check",
+    "explain",
+    "local",
+    "lower",
+    "resolve",
+]
+
+_ROOMS = ("check", "local", "lower", "resolve")
+"""Named as modules (`tandem.lower.lower(...)`): a module and a function cannot share a name."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
+    if name == "accept":
+        return import_module(f"{__name__}.accept").accept
+    if name == "explain":
+        return import_module(f"{__name__}.check").explain
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Package(ModuleType):
+    """Keeps `tandem.accept` the function, whoever imports the module `pulumi_tandem.accept`, and when.
+
+    The import system binds a submodule in its package under its own name.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "accept" and isinstance(value, ModuleType):
+            value = vars(value)["accept"]
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

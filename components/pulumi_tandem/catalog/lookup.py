@@ -1,0 +1,113 @@
+"""Rows of the catalog and how they are found."""
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from pulumi_tandem.declare.model import Architecture
+from pulumi_tandem.finding import nearest
+
+Table = Literal["gpus", "models", "engines"]
+
+
+class UnknownName(LookupError):
+    """A name that the catalog does not have; `nearest` is the known one it may stand for."""
+
+    def __init__(self, table: Table, name: str, known: tuple[str, ...]) -> None:
+        self.name = name
+        self.known = known
+        self.nearest = nearest(name, known)
+        super().__init__(f"no {name!r} among the catalog's {table}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A device that an engine computes on; the machine's cores (`cpu`) count as one."""
+
+    name: str
+    memory_gib: float
+    """Whole memory of the device as its driver reports it; 0 for `cpu`."""
+    compute_capability: int
+    """CUDA compute capability, major * 10 + minor; 0 for `cpu`."""
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow:
+    """A model's shape and weight."""
+
+    name: str
+    organisation: str
+    architecture: Architecture
+    parameters: int | None
+    """Published count; None where the checkpoint is quantised and `weights_gib` says its weight."""
+    weights_gib: float | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A release of an engine."""
+
+    kind: str
+    version: str
+    connector_version: int
+    """Version of the KV connector's protocol; workers of two versions do not shake hands."""
+    kv_dtypes: tuple[str, ...]
+    cpu_kv_dtypes: tuple[str, ...]
+    cpu_block_multiple: int
+    """A KV block of the CPU build must hold a multiple of so many tokens."""
+    source: str
+
+
+def gpu(name: str) -> Gpu:
+    """The GPU of that name. Raises UnknownName."""
+    return Gpu(name=name, **_row("gpus", name))
+
+
+def model(name: str) -> ModelRow:
+    """The model of that name, with or without its organisation. Raises UnknownName."""
+    organisation, _, short = name.rpartition("/")
+    row = dict(_row("models", short))
+    if organisation and organisation != row["organisation"]:
+        raise UnknownName("models", name, (f"{row['organisation']}/{short}",))
+    return ModelRow(
+        name=short,
+        organisation=row.pop("organisation"),
+        parameters=row.pop("parameters", None),
+        weights_gib=row.pop("weights_gib", None),
+        source=row.pop("source"),
+        architecture=Architecture(**row),
+    )
+
+
+def engine(kind: str, version: str) -> Engine:
+    """The release of the engine `kind` (`vllm`). Raises UnknownName."""
+    releases = _table("engines")[kind]
+    if version not in releases:
+        raise UnknownName("engines", version, tuple(releases))
+    row = releases[version]
+    return Engine(
+        kind=kind,
+        version=version,
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()},
+    )
+
+
+def names(table: Table) -> tuple[str, ...]:
+    """All names of a table, in the order of its file; of engines, the kinds."""
+    return tuple(_table(table))
+
+
+def _row(table: Table, name: str) -> dict[str, Any]:
+    rows = _table(table)
+    if name not in rows:
+        raise UnknownName(table, name, tuple(rows))
+    return rows[name]
+
+
+@cache
+def _table(table: Table) -> dict[str, Any]:
+    return tomllib.loads(files(__package__).joinpath(f"{table}.toml").read_text("utf-8"))

@@ -1,0 +1,38 @@
+"""Judges a resolved service: every rule runs, every finding is reported together.
+
+Input: `Resolved`. Output: findings, in the order of the rules' codes. A rule is a small pure function
+registered with a code.
+"""
+
+from pulumi_tandem.check.explain import explain
+from pulumi_tandem.check.registry import RULES, Rule
+from pulumi_tandem.declare import Service
+from pulumi_tandem.finding import DeclarationError, Finding, render_finding, report
+from pulumi_tandem.resolve import Resolved, resolve
+
+__all__ = ["RULES", "Rule", "accept", "check", "explain", "render_finding", "report"]
+
+
+def check(resolved: Resolved) -> tuple[Finding, ...]:
+    """All findings of one service, errors and warnings."""
+    return tuple(finding for rule in RULES.values() for finding in rule.findings(resolved))
+
+
+def accept(*services: Service) -> tuple[Resolved, ...]:
+    """The services resolved, when no rule has an error for any of them.
+
+    Raises DeclarationError with every finding of all services, warnings too.
+    """
+    accepted: list[Resolved] = []
+    findings: list[Finding] = []
+    for service in services:
+        try:
+            resolved = resolve(service)
+        except DeclarationError as error:
+            findings.extend(error.findings)
+            continue
+        accepted.append(resolved)
+        findings.extend(check(resolved))
+    if any(finding.severity == "error" for finding in findings):
+        raise DeclarationError(findings)
+    return tuple(accepted)

@@ -1,0 +1,26 @@
+"""The story of a rule, for a terminal."""
+
+from textwrap import fill
+
+from pulumi_tandem.check.registry import RULES
+from pulumi_tandem.finding import nearest
+
+_WIDTH = 100
+
+
+def explain(code: str) -> str:
+    """What a code means, what it does to users, and where it comes from. Raises KeyError for an unknown code."""
+    rule = RULES.get(code.upper())
+    if rule is None:
+        near = nearest(code, RULES)
+        raise KeyError(f"there is no rule {code!r}" + (f"; did you mean {near}?" if near else ""))
+    return "\n".join(
+        [
+            f"{rule.code} ({rule.severity})",
+            fill(rule.title, _WIDTH),
+            "",
+            fill(rule.story, _WIDTH),
+            "",
+            f"source: {rule.source}",
+        ]
+    )

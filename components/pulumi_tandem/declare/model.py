@@ -1,0 +1,57 @@
+"""The model that a service answers with."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pulumi_tandem.declare.noun import Noun
+
+Dtype = Literal["bfloat16", "float16", "float32"]
+"""Type in which weights are held and computed with."""
+
+
+class Architecture(Noun):
+    """The shape of a decoder-only transformer, as its config.json states it.
+
+    Give one only for a model that the catalog does not have under its name.
+    """
+
+    layers: int = Field(ge=1)
+    attention_heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    """Heads whose keys and values are cached; fewer than `attention_heads` in grouped-query attention."""
+    head_dim: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    intermediate: int = Field(ge=1)
+    """Width of one feed-forward block (of one expert, in a mixture of experts)."""
+    vocabulary: int = Field(ge=1)
+    positions_max: int = Field(ge=1)
+    """Longest context in tokens that the model was made for."""
+    tied_embeddings: bool = False
+    """Whether the output layer is the input embedding again, so that it is stored once."""
+    experts: int = Field(default=1, ge=1)
+    """Feed-forward blocks per layer; 1 for a dense model."""
+    sliding_window_tokens: int = Field(default=0, ge=0)
+    """Window of the layers that see only the nearest tokens; 0: every layer sees everything."""
+    sliding_layers: int = Field(default=0, ge=0)
+    """How many of `layers` have that window."""
+    dtype: Dtype = "bfloat16"
+    """Type of the checkpoint; the default of `Model.dtype`."""
+
+
+class Model(Noun):
+    """One set of weights."""
+
+    name: str = Field(min_length=1)
+    """Catalog name (`Llama-3.1-8B-Instruct`, an organisation before it may stay) and default served name."""
+    path: str | None = None
+    """Folder with the weights, the same on every worker. Default: the engine fetches `name` by itself."""
+    revision: str | None = None
+    """Commit or tag of the weights. Default: whatever `path` holds, or the newest."""
+    dtype: Dtype | None = None
+    """Default: the checkpoint's own."""
+    weights_gib: float | None = Field(default=None, gt=0)
+    """What the checkpoint's files weigh. Default: computed from the architecture and `dtype`, which is
+    too much for a quantised checkpoint."""
+    architecture: Architecture | None = None
+    """Default: the catalog's, by name."""

@@ -1,0 +1,116 @@
+"""The service: one model behind one front door, on one pool or two."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from pulumi_tandem.declare.engine import Vllm
+from pulumi_tandem.declare.model import Model
+from pulumi_tandem.declare.noun import Noun
+from pulumi_tandem.declare.pool import Pool
+from pulumi_tandem.finding import DeclarationError, Finding
+
+Transport = Literal["tcp", "shm", "cuda_ipc", "rdma", "efa"]
+
+
+class Transfer(Noun):
+    """How KV gets from prefill to decode, and what `up` must prove of it."""
+
+    transport: Transport = "tcp"
+    """What KV is to travel over; a proof that sees another one fails."""
+    kv_gb_per_s_min: float = Field(default=0.0, ge=0)
+    """Floor of the measured bandwidth, in 10^9 bytes per second; 0: none."""
+    net_devices: str | None = None
+    """Network devices as UCX names them: `mlx5_0:1,mlx5_1:1`, `eth0`. Default: UCX chooses."""
+    lease_s: int = Field(default=30, ge=6)
+    """How long prefill keeps a prompt's KV for a decode worker that gives no sign of life."""
+    progress_delay_us: int | None = Field(default=None, ge=0)
+    """Pause of the transfer library's polling thread. Default: 5000 on a CPU, where polling would burn a
+    core; the library's own (0) on a GPU."""
+
+
+class Limits(Noun):
+    """What the front door admits, and how long anything may take."""
+
+    requests_running_max: int = Field(default=256, ge=1)
+    """Requests in the service at once; more wait."""
+    requests_waiting_max: int = Field(default=1024, ge=0)
+    """Requests waiting for a place; more get 429 with Retry-After."""
+    request_timeout_s: float = Field(default=600.0, gt=0)
+    """Deadline of a whole request, waiting included."""
+    prefill_timeout_s: float = Field(default=120.0, gt=0)
+    stall_timeout_s: float = Field(default=60.0, gt=0)
+    """Longest silence of an engine that is asked for tokens; after it the worker counts as dead."""
+    attempts_max: int = Field(default=4, ge=1)
+    """Hand-offs and resumes that one request may use in all."""
+    body_bytes_max: int = Field(default=32 * 1024 * 1024, ge=1024)
+    resume_tokens_max: int = Field(default=65_536, ge=0)
+    """Longest history kept per stream; a longer stream is not resumable."""
+
+
+class Grace(Noun):
+    """How long a worker may take to come and to go."""
+
+    start_timeout_s: float = Field(default=600.0, gt=0)
+    """From the process's start to the engine's first healthy answer; loading weights is most of it."""
+    settle_s: float = Field(default=2.0, ge=0)
+    """How long a draining worker still takes late requests, so that every gateway has seen it leave."""
+    drain_timeout_s: float = Field(default=120.0, gt=0)
+    """How long running requests and KV leases may take before the engine is stopped regardless."""
+    stop_timeout_s: float = Field(default=20.0, gt=0)
+    """From SIGTERM of the engine to SIGKILL of its whole process tree."""
+
+
+class Service(Noun):
+    """One model behind one front door: disaggregated (`prefill` and `decode`) or aggregated (`serve`)."""
+
+    name: str = Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=40)
+    model: Model
+    engine: Vllm = Vllm()
+    prefill: Pool | None = None
+    """Workers that read prompts; needs `decode` beside it."""
+    decode: Pool | None = None
+    """Workers that write answers; needs `prefill` beside it."""
+    serve: Pool | None = None
+    """Workers that do both, in place of `prefill` and `decode`."""
+    context_tokens: int | None = Field(default=None, ge=1)
+    """Longest prompt and answer together. Default: all that the model was made for."""
+    served_names: tuple[str, ...] = ()
+    """Model names that clients may ask for; all mean the same model. Default: the model's name."""
+    transfer: Transfer = Transfer()
+    limits: Limits = Limits()
+    grace: Grace = Grace()
+    survivors_serve_both: bool = True
+    """Whether workers of one phase serve whole requests while the other phase has none ready."""
+    resume: bool = True
+    """Whether a stream whose worker died goes on elsewhere."""
+    rollout: Literal["generations", "in_place"] = "generations"
+    """`generations`: the new workers start, prove and take over while the old ones serve; needs room for both.
+    `in_place`: the old ones stop first, and the service is away meanwhile."""
+    keep_failed: bool = False
+    """Whether workers whose proof failed keep running, to be looked at."""
+    divergence_gap_nats_max: float | None = Field(default=None, ge=0)
+    """Where the pair's answer first differs from one engine's alone, the largest gap between that engine's two
+    best log-probabilities that still counts as numerics. Default: 0.5, for float32 0.01."""
+
+    @classmethod
+    def _called(cls, fields: dict[str, Any]) -> str:
+        name = fields.get("name")
+        return name if isinstance(name, str) else cls.__name__
+
+    @model_validator(mode="after")
+    def _has_one_shape(self) -> "Service":
+        pair = [name for name in ("prefill", "decode") if getattr(self, name) is not None]
+        if (self.serve is None and len(pair) == 2) or (self.serve is not None and not pair):
+            return self
+        if self.serve is not None:
+            message = f"serve is given together with {' and '.join(pair)}; a service has one way of serving"
+            fix = "keep serve, or prefill and decode"
+        elif pair:
+            missing = "decode" if pair == ["prefill"] else "prefill"
+            message, fix = f"{pair[0]} is given without {missing}", f"add {missing}, or say serve for one pool"
+        else:
+            message, fix = "no pool is given", "add prefill and decode, or serve"
+        raise DeclarationError(
+            [Finding(code="TND0003", severity="error", path="", message=message, fix=fix, source=__name__)]
+        )

@@ -1,0 +1,79 @@
+"""What weights and cached keys and values weigh."""
+
+from pulumi_tandem.declare.model import Architecture
+
+GIB = 1024**3
+
+_DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+KV_BITS = {"float16": 16, "bfloat16": 16, "fp8": 8, "int8": 8, "int4": 4, "nvfp4": 4}
+"""Bits per cached number by the first word of the KV type's name; scales are not counted."""
+
+
+def dtype_bytes(dtype: str) -> int:
+    """Bytes of one weight of that type."""
+    return _DTYPE_BYTES[dtype]
+
+
+def kv_dtype_bytes(kv_dtype: str, dtype: str) -> float:
+    """Bytes of one cached number; `auto` means the model's `dtype`, an unknown type counts like it."""
+    bits = KV_BITS.get(kv_dtype.split("_")[0])
+    return bits / 8 if bits else float(dtype_bytes(dtype))
+
+
+def parameters(shape: Architecture) -> int:
+    """Weights of a Llama-like decoder: gated feed-forward blocks, two norms a layer, no biases.
+
+    A router of experts counts; sinks, biases and other small things of single families do not.
+    """
+    attention = shape.hidden * shape.head_dim * 2 * (shape.attention_heads + shape.kv_heads)
+    feed_forward = 3 * shape.hidden * shape.intermediate * shape.experts
+    router = shape.hidden * shape.experts if shape.experts > 1 else 0
+    layer = attention + feed_forward + router + 2 * shape.hidden
+    embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied_embeddings else 2)
+    return shape.layers * layer + embeddings + shape.hidden
+
+
+def weights_bytes(shape: Architecture, dtype: str) -> int:
+    """Bytes of all weights when each is held as `dtype`."""
+    return parameters(shape) * dtype_bytes(dtype)
+
+
+def kv_bytes_per_token(
+    shape: Architecture, *, kv_dtype: str, dtype: str, tensor_parallel: int = 1, layers: int | None = None
+) -> float:
+    """Bytes that one token takes on one GPU, over `layers` layers (all, by default).
+
+    Keys and values of every cached head; where there are more GPUs than heads, heads are held twice.
+    """
+    heads_here = max(1, shape.kv_heads // tensor_parallel)
+    numbers = 2 * (shape.layers if layers is None else layers) * heads_here * shape.head_dim
+    return numbers * kv_dtype_bytes(kv_dtype, dtype)
+
+
+def kv_bytes(
+    shape: Architecture,
+    *,
+    tokens: int,
+    block_tokens: int,
+    kv_dtype: str,
+    dtype: str,
+    tensor_parallel: int = 1,
+    hybrid: bool = True,
+) -> float:
+    """Bytes that one request of `tokens` takes on one GPU, whole blocks.
+
+    A layer with a sliding window keeps its window and one block more, if the engine manages
+    such layers apart (`hybrid`); else it keeps everything.
+    """
+    windowed = shape.sliding_layers if hybrid and shape.sliding_window_tokens else 0
+    window = min(tokens, shape.sliding_window_tokens + block_tokens)
+
+    def part(layers: int, kept_tokens: int) -> float:
+        blocks = -(-kept_tokens // block_tokens)
+        per_token = kv_bytes_per_token(
+            shape, kv_dtype=kv_dtype, dtype=dtype, tensor_parallel=tensor_parallel, layers=layers
+        )
+        return blocks * block_tokens * per_token
+
+    return part(shape.layers - windowed, tokens) + part(windowed, window)

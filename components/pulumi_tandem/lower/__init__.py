@@ -1,0 +1,63 @@
+"""Turns a resolved service into the exact processes that serve it.
+
+Input: `Resolved`, accepted by `check`. Output: `Fleet`. Engine knowledge lives here, one module an
+engine, and nowhere else. Lowering names ports and addresses; it never picks them.
+"""
+
+from tandem_worker.contract import GatewaySpec, WorkerSpec
+
+from pulumi_tandem.lower import vllm
+from pulumi_tandem.lower.fleet import Fleet, LoweredPool, ProofSpec
+from pulumi_tandem.lower.hashes import generation_of, pair_key_of
+from pulumi_tandem.resolve import Resolved
+
+__all__ = ["Fleet", "LoweredPool", "ProofSpec", "lower"]
+
+
+def lower(resolved: Resolved) -> Fleet:
+    """The fleet of a service that `check` has no error for."""
+    drafts = [vllm.worker(resolved, pool) for pool in resolved.pools]
+    generation = generation_of(drafts)
+    specs = [
+        draft.model_copy(update={"generation": generation, "pair_key": pair_key_of(draft.factors)}) for draft in drafts
+    ]
+    return Fleet(
+        service=resolved.name,
+        generation=generation,
+        pair_key=specs[0].pair_key,
+        disaggregated=resolved.disaggregated,
+        in_place=resolved.in_place,
+        pools=tuple(
+            LoweredPool(name=pool.name, phase=pool.phase, phases=pool.phases, workers=pool.workers, spec=spec)
+            for pool, spec in zip(resolved.pools, specs, strict=True)
+        ),
+        gateway=_gateway(resolved, specs[0]),
+        proof=ProofSpec(
+            transport=resolved.transfer.transport,
+            kv_gb_per_s_min=resolved.transfer.kv_gb_per_s_min,
+            keep_failed=resolved.keep_failed,
+            divergence_gap_nats_max=resolved.divergence_gap_nats_max,
+        ),
+    )
+
+
+def _gateway(resolved: Resolved, spec: WorkerSpec) -> GatewaySpec:
+    limits = resolved.limits
+    return GatewaySpec(
+        service=resolved.name,
+        served_names=resolved.served_names,
+        dialect=spec.dialect,
+        disaggregated=resolved.disaggregated,
+        survivors_serve_both=resolved.survivors_serve_both,
+        context_tokens_max=min(pool.context_tokens for pool in resolved.pools),
+        requests_running_max=limits.requests_running_max,
+        requests_waiting_max=limits.requests_waiting_max,
+        request_timeout_s=limits.request_timeout_s,
+        prefill_timeout_s=limits.prefill_timeout_s,
+        stall_timeout_s=limits.stall_timeout_s,
+        attempts_max=limits.attempts_max,
+        body_bytes_max=limits.body_bytes_max,
+        resume=resolved.resume,
+        resume_tokens_max=limits.resume_tokens_max,
+        drain_timeout_s=resolved.grace.drain_timeout_s,
+    )

@@ -1,0 +1,169 @@
+"""vLLM with its NIXL connector in pull mode: flags, environment, ports.
+
+Read in the wheels of vLLM 0.32.0 and 0.33.0: engine/arg_utils.py, entrypoints/launchers/cli_args.py,
+config/kv_transfer.py, platforms/cpu.py, envs.py. `vllm serve` needs package metadata that the CPU
+wheel names differently, so the server module is started instead.
+"""
+
+import json
+from typing import Any
+
+from tandem_worker.contract import Port, WorkerSpec
+
+from pulumi_tandem.estimate import GIB
+from pulumi_tandem.resolve import Resolved, ResolvedPool
+
+TRANSFER_PORTS = 16
+"""Listening ports for UCX of one worker: one per transfer thread and rank, with room to reconnect."""
+
+_UCX_TLS_CPU = {"tcp": "tcp,self", "shm": "tcp,sm,self"}
+_UCX_TLS_GPU = {
+    "tcp": "tcp,cuda_copy",
+    "shm": "sm,tcp,cuda_copy",
+    "cuda_ipc": "cuda_ipc,cuda_copy,tcp",
+    "rdma": "rc,cuda_copy,cuda_ipc,tcp",
+}
+_EFA_ENV = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1"}
+
+
+def worker(resolved: Resolved, pool: ResolvedPool) -> WorkerSpec:
+    """The worker of one pool, without its hashes."""
+    ports = (Port(name="http"), Port(name="agent"))
+    if resolved.disaggregated:
+        ports += (Port(name="side_channel"), Port(name="transfer", count=TRANSFER_PORTS))
+    return WorkerSpec(
+        service=resolved.name,
+        pool=pool.name,
+        phase=pool.phase,
+        phases=pool.phases,
+        dialect="vllm-nixl-pull",
+        engine=f"vllm {pool.engine.version}",
+        generation="",
+        pair_key="",
+        argv=_argv(resolved, pool),
+        env=_env(resolved, pool),
+        ports=ports,
+        model_path=pool.model_path,
+        served_names=resolved.served_names,
+        factors=_factors(resolved, pool),
+        gpus=pool.gpus_per_worker,
+        memory_gib=pool.host_memory_gib,
+        kv_transport=resolved.transfer.transport,
+        kv_gb_per_s_min=resolved.transfer.kv_gb_per_s_min,
+        start_timeout_s=resolved.grace.start_timeout_s,
+        settle_s=resolved.grace.settle_s,
+        drain_timeout_s=resolved.grace.drain_timeout_s,
+        stop_timeout_s=resolved.grace.stop_timeout_s,
+    )
+
+
+def _argv(resolved: Resolved, pool: ResolvedPool) -> tuple[str, ...]:
+    engine = pool.engine
+    options: list[tuple[str, str | None]] = [
+        ("--host", "$(TANDEM_ADDRESS)"),
+        ("--port", "$(TANDEM_PORT_HTTP)"),
+        ("--dtype", pool.dtype),
+        ("--max-model-len", str(pool.context_tokens)),
+        ("--max-num-seqs", str(pool.sequences)),
+        ("--max-num-batched-tokens", str(pool.batch_tokens)),
+        ("--block-size", str(pool.block_tokens)),
+        ("--kv-cache-dtype", None if pool.kv_dtype == "auto" else pool.kv_dtype),
+        ("--kv-cache-memory-bytes", str(int(pool.kv_cache_gib * GIB)) if pool.kv_cache_gib else None),
+        ("--gpu-memory-utilization", None if pool.on_cpu else str(pool.memory_fraction)),
+        ("--tensor-parallel-size", str(pool.tensor_parallel) if pool.tensor_parallel > 1 else None),
+        ("--attention-backend", engine.attention_backend),
+        ("--revision", resolved.model_revision if pool.model_path is None else None),
+        ("--tool-call-parser", engine.tool_call_parser),
+        ("--reasoning-parser", engine.reasoning_parser),
+        ("--shutdown-timeout", str(shutdown_timeout_s(resolved.grace.stop_timeout_s))),
+        ("--kv-transfer-config", _transfer(resolved, pool) if resolved.disaggregated else None),
+    ]
+    switches = [
+        ("--enforce-eager", pool.eager),
+        ("--no-enable-prefix-caching", not engine.prefix_caching),
+        ("--disable-hybrid-kv-cache-manager", not engine.hybrid_kv_cache),
+        ("--enable-auto-tool-choice", engine.tool_call_parser is not None),
+        ("--disable-uvicorn-access-log", True),
+    ]
+    return (
+        *("python", "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", pool.model_ref, "--served-model-name", *resolved.served_names),
+        *(word for flag, value in options if value is not None for word in (flag, value)),
+        *(flag for flag, wanted in switches if wanted),
+        *pool.extra_args,
+    )
+
+
+def shutdown_timeout_s(stop_timeout_s: float) -> int:
+    """How long the engine itself may wait for running requests after SIGTERM; 0 would abort them at once.
+
+    Half of the time to SIGKILL: the rest is for its processes to end. The agent has drained it before.
+    """
+    return max(1, int(stop_timeout_s / 2))
+
+
+def _transfer(resolved: Resolved, pool: ResolvedPool) -> str:
+    """Value of --kv-transfer-config. A role is a default: in pull mode each request says what it wants."""
+    config: dict[str, Any] = {
+        "kv_connector": "NixlConnector",
+        "kv_role": "kv_producer" if pool.phase == "prefill" else "kv_consumer",
+        "kv_buffer_device": "cpu" if pool.on_cpu else "cuda",
+        "kv_load_failure_policy": pool.engine.kv_load_failure,
+        "kv_connector_extra_config": {
+            "backends": ["LIBFABRIC" if resolved.transfer.transport == "efa" else "UCX"],
+            "kv_lease_duration": resolved.transfer.lease_s,
+        },
+    }
+    return json.dumps(config, separators=(",", ":"))
+
+
+def _env(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
+    env = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if pool.model_path is not None:
+        env["HF_HUB_OFFLINE"] = "1"
+    if pool.on_cpu:
+        env["VLLM_CPU_OMP_THREADS_BIND"] = pool.cpu_cores
+    if resolved.disaggregated:
+        env |= _transfer_env(resolved, pool)
+    return dict(sorted({**dict(pool.env), **env}.items()))
+
+
+def _transfer_env(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
+    transfer = resolved.transfer
+    env = {
+        "VLLM_NIXL_SIDE_CHANNEL_HOST": "$(TANDEM_ADDRESS)",
+        "VLLM_NIXL_SIDE_CHANNEL_PORT": "$(TANDEM_PORT_SIDE_CHANNEL)",
+    }
+    if resolved.progress_delay_us is not None:
+        env["TANDEM_NIXL_PROGRESS_DELAY_US"] = str(resolved.progress_delay_us)
+    if transfer.transport == "efa":
+        return env | _EFA_ENV
+    env["UCX_TLS"] = (_UCX_TLS_CPU if pool.on_cpu else _UCX_TLS_GPU)[transfer.transport]
+    env["UCX_TCP_PORT_RANGE"] = "$(TANDEM_PORT_TRANSFER)-$(TANDEM_PORT_TRANSFER_LAST)"
+    if transfer.net_devices is not None:
+        env["UCX_NET_DEVICES"] = transfer.net_devices
+    return env
+
+
+def _factors(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
+    """What vLLM hashes in its handshake, and the revision of the weights, which it does not.
+
+    Source: compute_nixl_compatibility_hash in kv_connector/v1/nixl/metadata.py. Speculative decoding is
+    one of its factors and cannot be declared, so it is constant here.
+    """
+    shape = resolved.architecture
+    return {
+        "engine": f"vllm {pool.engine.version}",
+        "connector": str(pool.release.connector_version),
+        "model": pool.model_ref,
+        "revision": resolved.model_revision or "",
+        "dtype": pool.dtype,
+        "kv_heads": str(shape.kv_heads),
+        "head_dim": str(shape.head_dim),
+        "layers": str(shape.layers),
+        "attention_backend": pool.attention_backend,
+        "kv_dtype": pool.kv_dtype,
+        "hybrid_kv_cache": str(pool.engine.hybrid_kv_cache).lower(),
+        "speculation": "none",
+        "transfer_mode": "pull",
+    }
