@@ -1,0 +1,5 @@
+"""The `tandem` command."""
+
+from pulumi_tandem.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,195 @@
+"""Keeps one entry's process running: start, watch, clean up, start again."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from tandem_worker.contract import WorkerRecord, WorkerSpec
+from tandem_worker.tree import end_tree
+
+from pulumi_tandem.local import ports, process
+from pulumi_tandem.local.decide import Restarts
+from pulumi_tandem.local.entry import Entry
+from pulumi_tandem.local.paths import StackPaths, runtime_folder, write_atomically
+from pulumi_tandem.local.process import Process
+
+TREE_TIMEOUT_S = 20.0
+
+
+class Keeper:
+    """Owns one entry: at most one process of it runs at any time."""
+
+    def __init__(self, paths: StackPaths, entry: Entry, listener: socket.socket | None = None) -> None:
+        """Take over an entry; `listener` is a gateway's listening socket, kept over its restarts."""
+        self.paths = paths
+        self.entry = entry
+        self.listener = listener
+        self.block: ports.Block | None = None
+        self.process: Process | None = None
+        self.exit_code: int | None = None
+        self.deaths = 0
+        self._task: asyncio.Task[None] | None = None
+        self._died = asyncio.Event()
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to keep the process running."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._keep(), name=f"keep {self.entry.name}")
+
+    async def stop(self, grace_s: float, *, say: Callable[[str], None] = lambda _line: None) -> None:
+        """Let the process drain for up to `grace_s`, then end its whole tree; returns when nothing of it is left."""
+        self.entry.wanted = "stopped"
+        self.entry.save(self.paths)
+        self.leave_fleet()
+        if self.process and self.process.is_alive:
+            self.process.signal(signal.SIGTERM)
+            try:
+                await asyncio.wait_for(self.process.wait(), grace_s)
+            except TimeoutError:
+                say(f"{self.entry.name} did not drain within {grace_s:.0f} s; ending it")
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._clean_up()
+        self.release_ports()
+
+    def release_ports(self) -> None:
+        """Give the ports back to whoever comes next."""
+        if self.block:
+            self.block.release()
+            self.block = None
+
+    async def died(self) -> int | None:
+        """Wait until the process dies; its exit code."""
+        await self._died.wait()
+        return self.exit_code
+
+    async def _keep(self) -> None:
+        restarts = Restarts()
+        while self.entry.wanted == "running":
+            started_s = time.monotonic()
+            self._died.clear()
+            self.process = process.find(self.entry.pid, self.entry.created_s)
+            if self.process is None:
+                await self._clean_up()  # an earlier supervisor may have died between a start and its note
+                self.process = self._spawn()
+            self.join_fleet()
+            self.exit_code = await self.process.wait()
+            self.deaths += 1
+            self.entry.last_failure = self.failure()
+            self._died.set()
+            await self._clean_up()
+            if self.entry.wanted != "running":
+                return
+            restarts = restarts.after_death(time.monotonic() - started_s)
+            self.entry.restarts += 1
+            self.entry.save(self.paths)
+            print(f"{self.entry.name}: {self.entry.last_failure}; again in {restarts.delay_s:.1f} s", flush=True)
+            await asyncio.sleep(restarts.delay_s)
+
+    def _spawn(self) -> Process:
+        entry = self.entry
+        entry.instance = uuid.uuid4().hex
+        entry.pid = 0
+        entry.save(self.paths)  # before the start: a tree whose pid was never written is found by its mark
+        write_atomically(self.paths.spec_of(entry.name), json.dumps(entry.spec))
+        argv, descriptors = self._command()
+        environment = {**os.environ, "TANDEM_INSTANCE": entry.instance, "PYTHONUNBUFFERED": "1"}
+        child = process.spawn(
+            argv, log=self.paths.log_of(entry.name), environment=environment, pass_descriptors=descriptors
+        )
+        entry.pid, entry.created_s = child.pid, child.created_s
+        entry.save(self.paths)
+        return child
+
+    def _command(self) -> tuple[list[str], list[int]]:
+        entry = self.entry
+        if entry.kind == "worker":
+            argv = [entry.python, "-m", "tandem_worker", "agent", "--spec", str(self.paths.spec_of(entry.name)),
+                    "--name", entry.name, "--address", entry.address]  # fmt: skip
+            for name, port in entry.ports.items():
+                argv += ["--port", f"{name}={port}"]
+            return argv, []
+        if self.listener is None:
+            self.listener = listen(entry.address, entry.first_port)
+        descriptor = self.listener.fileno()
+        argv = [entry.python, "-m", "tandem_worker", "gateway", "--spec", str(self.paths.spec_of(entry.name)),
+                "--fleet-dir", str(self.paths.fleet(entry.service)), "--listen-fd", str(descriptor)]  # fmt: skip
+        for flag, value in entry.options.items():
+            argv += [f"--{flag}", value]
+        return argv, [descriptor]
+
+    async def _clean_up(self) -> None:
+        if self.entry.instance:
+            await asyncio.to_thread(end_tree, self.entry.instance, TREE_TIMEOUT_S)
+
+    # --- what others see ------------------------------------------------------------------------
+
+    @property
+    def record_path(self) -> Path:
+        """The worker's file in the fleet folder."""
+        return self.paths.fleet(self.entry.service) / "workers" / f"{self.entry.name}.json"
+
+    def join_fleet(self) -> None:
+        """Tell the gateways of a worker; they ask its agent whether it is ready."""
+        entry = self.entry
+        if entry.kind != "worker":
+            return
+        spec = WorkerSpec.model_validate(entry.spec)
+        record = WorkerRecord(
+            name=entry.name, service=spec.service, pool=spec.pool, phase=spec.phase, phases=spec.phases,
+            dialect=spec.dialect, generation=spec.generation, pair_key=spec.pair_key, address=entry.address,
+            http_port=entry.ports["http"], agent_port=entry.ports["agent"],
+        )  # fmt: skip
+        write_atomically(self.record_path, record.model_dump_json())
+
+    def leave_fleet(self) -> None:
+        """Take the worker out of the gateways' sight."""
+        if self.entry.kind == "worker":
+            self.record_path.unlink(missing_ok=True)
+
+    def failure(self) -> str:
+        """Why the process ended, in the agent's own words where it had time for some."""
+        lines = process.last_lines(self.paths.log_of(self.entry.name))
+        for line in reversed(lines):
+            with contextlib.suppress(json.JSONDecodeError):
+                last_words = json.loads(line)
+                if isinstance(last_words, dict) and "reason" in last_words:
+                    return str(last_words["reason"])
+        return f"ended with exit code {self.exit_code}" if self.exit_code is not None else "ended"
+
+
+def give_ports(entry: Entry) -> ports.Block:
+    """Claim a block of ports for an entry and name them; the same block again where it had one."""
+    block = ports.claim(runtime_folder() / "ports", entry.address, entry.first_port or None)
+    entry.first_port = block.first
+    if entry.kind == "worker":
+        entry.ports, port = {}, block.first
+        for run in WorkerSpec.model_validate(entry.spec).ports:
+            entry.ports[run.name] = port
+            port += run.count
+        if port > block.first + ports.BLOCK_PORTS:
+            msg = f"{entry.name} needs {port - block.first} ports; a block holds {ports.BLOCK_PORTS}"
+            raise OSError(msg)
+    return block
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """A listening socket that outlives the gateways it is handed to, so that no connection is refused between two."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # A gateway that outlived an earlier supervisor still holds that one's socket: the new one binds beside it.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((address, port))
+    listener.listen(1024)
+    return listener

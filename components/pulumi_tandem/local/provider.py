@@ -1,0 +1,150 @@
+"""Dynamic providers of the local target: each only asks the stack's supervisor.
+
+Their import path is a public contract: Pulumi's state names these classes, and an older state's deletes run through
+the newer library. They hold no state of their own.
+"""
+
+import asyncio
+import json
+import sys
+import uuid
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
+
+from pulumi_tandem.local.client import SupervisorError, call
+from pulumi_tandem.local.paths import StackPaths
+from pulumi_tandem.lower import ProofSpec
+from pulumi_tandem.prove.plan import Candidate
+from pulumi_tandem.prove.run import ProofFailedError, prove
+
+
+def _fail(message: str) -> NoReturn:
+    # Pulumi shows a provider's exception with its traceback; a user's mistake must be one message.
+    sys.tracebacklimit = 0
+    raise Exception(message) from None  # noqa: TRY002
+
+
+def _call(verb: str, props: dict[str, Any], **arguments: Any) -> Any:
+    try:
+        return call(props["state_dir"], verb, on_progress=lambda line: print(line, file=sys.stderr, flush=True), **arguments)
+    except SupervisorError as error:
+        _fail(str(error))
+
+
+def _spec(props: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(props["spec"])
+
+
+def _differs(olds: dict[str, Any], news: dict[str, Any], *names: str) -> list[str]:
+    return [name for name in names if olds.get(name) != news.get(name)]
+
+
+class WorkerProvider(ResourceProvider):
+    """A worker; any change of what it does is another generation and so another resource."""
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Have the worker run and be ready."""
+        return CreateResult(props["name"], self._start(props))
+
+    def _start(self, props: dict[str, Any]) -> dict[str, Any]:
+        worker = _call(
+            "start_worker", props, name=props["name"], spec=_spec(props), python=props["python"], address=props["address"]
+        )
+        return {**props, "url": worker["url"], "agent_url": worker["agent_url"]}
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """Another interpreter or address restarts it in place; another spec has another name."""
+        return DiffResult(changes=bool(_differs(_olds, _news, "spec", "python", "address")))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Replace the process under its name."""
+        return UpdateResult(self._start(_news))
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Whether the supervisor still knows it."""
+        return ReadResult(id_ if _is_known(props) else None, props)
+
+    def delete(self, _id: str, props: dict[str, Any]) -> None:
+        """Drain and end the worker."""
+        _call("remove", props, name=props["name"])
+
+
+class GatewayProvider(ResourceProvider):
+    """The front door of a service; a changed one starts beside the old one on the same socket."""
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Have the gateway answer."""
+        return CreateResult(props["name"], self._start(props))
+
+    def _start(self, props: dict[str, Any]) -> dict[str, Any]:
+        gateway = _call(
+            "start_gateway", props, name=props["name"], spec=_spec(props), python=sys.executable,
+            address=props["address"], port=int(props["port"]), api_keys_file=props["api_keys_file"],
+        )  # fmt: skip
+        return {**props, "url": gateway["url"]}
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """What needs another process."""
+        return DiffResult(changes=bool(_differs(_olds, _news, "spec", "address", "port", "api_keys_file")))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Start the new one, then drain the old one."""
+        return UpdateResult(self._start(_news))
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Whether the supervisor still knows it."""
+        return ReadResult(id_ if _is_known(props) else None, props)
+
+    def delete(self, _id: str, props: dict[str, Any]) -> None:
+        """Drain and end the gateway."""
+        _call("remove", props, name=props["name"])
+
+
+class ProofProvider(ResourceProvider):
+    """Proves a generation, then gives it the traffic; its delete takes the traffic away again."""
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Prove and activate."""
+        return CreateResult(f"{props['service']}-{props['generation']}", self._prove(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        """More or other workers, or other demands, are proven anew."""
+        return DiffResult(changes=bool(_differs(_olds, _news, "generation", "proof", "workers")))
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        """Prove and activate again."""
+        return UpdateResult(self._prove(_news))
+
+    def delete(self, _id: str, props: dict[str, Any]) -> None:
+        """Take the traffic away, where this generation still has it."""
+        _call("deactivate", props, service=props["service"], generation=props["generation"])
+
+    def _prove(self, props: dict[str, Any]) -> dict[str, Any]:
+        service, generation = props["service"], props["generation"]
+        spec = ProofSpec.model_validate_json(props["proof"])
+        workers = _call("ensure", props, service=service, names=props["workers"])
+        token = StackPaths(Path(props["state_dir"])).proof_token(service).read_text().strip()
+        try:
+            evidence = asyncio.run(
+                prove(
+                    url=props["url"], token=token, service=service, model=props["model"], generation=generation,
+                    workers=tuple(Candidate(w["name"], w["phase"], tuple(w["phases"]), w["agent_url"]) for w in workers),
+                    spec=spec, disaggregated=props["disaggregated"], context_tokens=int(props["context_tokens"]),
+                    salt=uuid.uuid4().hex[:8],
+                )
+            )  # fmt: skip
+        except ProofFailedError as error:
+            kept = "its workers still run (keep_failed)"
+            if not spec.keep_failed:
+                _call("halt", props, service=service, generation=generation)
+                kept = "its workers were stopped"
+            _fail(f"generation {generation} of {service} failed its proof: {error}. {kept}; the generation before it, if any, serves on")
+        _call("activate", props, service=service, generation=generation)
+        return {**props, "evidence": evidence.model_dump(mode="json")}
+
+
+def _is_known(props: dict[str, Any]) -> bool:
+    status = call(props["state_dir"], "status", start=Path(props["state_dir"]).exists())
+    return status is not None and props["name"] in {process["name"] for process in status["processes"]}

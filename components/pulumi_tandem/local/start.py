@@ -1,0 +1,98 @@
+"""Waiting until a process that was just started is ready, telling how far it is."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+
+from tandem_worker.contract import WorkerSpec
+
+from pulumi_tandem.local import process
+from pulumi_tandem.local.decide import probable_cause
+from pulumi_tandem.local.http import Http
+from pulumi_tandem.local.keeper import Keeper
+
+POLL_S = 0.25
+SAY_EVERY_S = 5.0
+GATEWAY_TIMEOUT_S = 30.0
+
+
+class StartFailedError(Exception):
+    """The process did not become ready; the message holds its last lines and the probable cause."""
+
+
+async def await_worker(keeper: Keeper, spec: WorkerSpec, http: Http, say: Callable[[str], None]) -> None:
+    """Wait until the worker's agent says that it is ready.
+
+    Raises:
+        StartFailedError: it died, or was not ready within `spec.start_timeout_s`.
+    """
+    entry = keeper.entry
+    await _await(
+        keeper,
+        lambda: _is_ready(http, f"http://{entry.address}:{entry.ports['agent']}/ready"),
+        timeout_s=spec.start_timeout_s,
+        what=f"{entry.name} ({spec.engine})",
+        say=say,
+    )
+
+
+async def await_gateway(keeper: Keeper, http: Http, say: Callable[[str], None]) -> None:
+    """Wait until this very gateway process answers; another one may share its listening socket.
+
+    Raises:
+        StartFailedError: it died, or did not answer in time.
+    """
+    url = f"http://{keeper.entry.address}:{keeper.entry.first_port}/live"
+
+    async def answers() -> bool:
+        answer = await http.get_json(url)
+        return answer is not None and answer.get("instance") == keeper.entry.instance
+
+    await _await(keeper, answers, timeout_s=GATEWAY_TIMEOUT_S, what=keeper.entry.name, say=say)
+
+
+async def _is_ready(http: Http, url: str) -> bool:
+    answer = await http.get(url)
+    return answer is not None and answer[0] == 200
+
+
+async def _await(keeper: Keeper, is_ready, *, timeout_s: float, what: str, say: Callable[[str], None]) -> None:  # noqa: ANN001
+    started_s = said_s = time.monotonic()
+    deaths = keeper.deaths
+    while not await is_ready():
+        now_s = time.monotonic()
+        if keeper.deaths > deaths:
+            raise StartFailedError(_story(keeper, f"{what} ended while it was starting"))
+        if now_s - started_s > timeout_s:
+            raise StartFailedError(_story(keeper, f"{what} was not ready within {timeout_s:.0f} s"))
+        if now_s - said_s >= SAY_EVERY_S:
+            said_s = now_s
+            line = _newest_line(keeper)
+            say(f"{what}: starting, {now_s - started_s:.0f} s{': ' + line if line else ''}")
+        await asyncio.sleep(POLL_S)
+    say(f"{what}: ready after {time.monotonic() - started_s:.1f} s")
+
+
+def _newest_line(keeper: Keeper) -> str:
+    lines = [line.strip() for line in process.last_lines(keeper.paths.log_of(keeper.entry.name)) if line.strip()]
+    return lines[-1][-100:] if lines else ""
+
+
+def _story(keeper: Keeper, what: str) -> str:
+    lines = process.last_lines(keeper.paths.log_of(keeper.entry.name), count=40)
+    cause = probable_cause(lines)
+    shown = [line for line in lines if not _is_last_words(line)][-8:]
+    reason = keeper.failure() if keeper.exit_code is not None else ""
+    parts = [f"{what}{': ' + reason if reason else ''}"]
+    if cause:
+        parts.append(f"probable cause: {cause}")
+    parts += ["its last lines:", *(f"  {line[:200]}" for line in shown), f"the whole log: {keeper.paths.log_of(keeper.entry.name)}"]
+    return "\n".join(parts)
+
+
+def _is_last_words(line: str) -> bool:
+    try:
+        return "reason" in json.loads(line)
+    except (json.JSONDecodeError, TypeError):
+        return False

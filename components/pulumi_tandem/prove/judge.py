@@ -1,0 +1,137 @@
+"""What the measurements mean: evidence, or every reason why this generation must not serve."""
+
+from dataclasses import dataclass
+
+from pulumi_tandem.lower import ProofSpec
+from pulumi_tandem.prove.evidence import Evidence, PairEvidence
+from pulumi_tandem.prove.plan import QUESTION, Probe
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, token by token."""
+
+    text: str
+    tokens: tuple[str, ...]
+    gaps_nats: tuple[float, ...]
+    """For each token, by how much the best log-probability beats the second."""
+    prompt_tokens: int
+    ttft_ms: float
+    tpot_ms: float
+    path: str
+    prefill: str
+    decode: str
+
+
+@dataclass(frozen=True)
+class KvCounters:
+    """What a worker's engine counted since it started."""
+
+    transfers: float = 0.0
+    bytes: float = 0.0
+    seconds: float = 0.0
+    failures: float = 0.0
+
+    def since(self, before: "KvCounters") -> "KvCounters":
+        """What was counted in between."""
+        return KvCounters(
+            self.transfers - before.transfers, self.bytes - before.bytes,
+            self.seconds - before.seconds, self.failures - before.failures,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One probe and what came of it."""
+
+    probe: Probe
+    answer: Answer
+    reference: Answer
+    """The same prompt answered whole by the decode worker."""
+    moved: KvCounters
+    transport: str
+
+
+def judge(service: str, generation: str, measurements: tuple[Measurement, ...], spec: ProofSpec) -> tuple[Evidence | None, tuple[str, ...]]:
+    """The evidence, or None and every reason against this generation, each one sentence with its consequence."""
+    reasons = [reason for measurement in measurements for reason in _reasons(measurement, spec)]
+    pairs = tuple(_pair(m) for m in measurements if m.probe.prefill)
+    moved = [m.moved for m in measurements if m.probe.prefill]
+    seconds = sum(m.seconds for m in moved)
+    bandwidth = sum(m.bytes for m in moved) / seconds / 1e9 if seconds else 0.0
+    if pairs and 0 < bandwidth < spec.kv_gb_per_s_min:
+        reasons.append(
+            f"KV moved at {bandwidth:.3f} GB/s, below the declared floor of {spec.kv_gb_per_s_min:g} GB/s "
+            f"(transfer.kv_gb_per_s_min); every request would wait that much longer for its first token"
+        )
+    if reasons:
+        return None, tuple(dict.fromkeys(reasons))
+    question = next(m for m in measurements if m.probe.is_question)
+    short = [m.answer for m in measurements if m.probe.is_question]
+    transports = sorted({pair.transport for pair in pairs})
+    notes = tuple(
+        f"{p.prefill} to {p.decode}: the answer left the aggregated one after {p.same_tokens} tokens, where the two best "
+        f"tokens were within {spec.divergence_gap_nats_max:g} nats of each other"
+        for p in pairs if p.same_tokens < p.output_tokens
+    )  # fmt: skip
+    return (
+        Evidence(
+            service=service, generation=generation, path="disaggregated" if pairs else "aggregated", question=QUESTION,
+            answer=question.answer.text.strip(), transport=", ".join(transports) or "none", kv_bytes=int(sum(m.bytes for m in moved)),
+            kv_gb_per_s=round(bandwidth, 3), ttft_ms=_mean([a.ttft_ms for a in short]), tpot_ms=_mean([a.tpot_ms for a in short]),
+            pairs=pairs, notes=notes,
+        ),
+        (),
+    )  # fmt: skip
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 1)
+
+
+def _pair(m: Measurement) -> PairEvidence:
+    assert m.probe.prefill
+    return PairEvidence(
+        prefill=m.probe.prefill.name, decode=m.probe.decode.name, prompt_tokens=m.answer.prompt_tokens,
+        output_tokens=len(m.answer.tokens), kv_bytes=int(m.moved.bytes),
+        kv_gb_per_s=round(m.moved.bytes / m.moved.seconds / 1e9, 3) if m.moved.seconds else 0.0,
+        ttft_ms=round(m.answer.ttft_ms, 1), tpot_ms=round(m.answer.tpot_ms, 1), transport=m.transport,
+        same_tokens=same_tokens(m.answer, m.reference),
+    )  # fmt: skip
+
+
+def same_tokens(answer: Answer, reference: Answer) -> int:
+    """How many tokens two answers share from the start."""
+    same = 0
+    for one, other in zip(answer.tokens, reference.tokens, strict=False):
+        if one != other:
+            break
+        same += 1
+    return same
+
+
+def _reasons(m: Measurement, spec: ProofSpec) -> list[str]:
+    if not m.answer.tokens:
+        return [f"{m.probe.decode.name} answered nothing to {QUESTION!r}"]
+    reasons: list[str] = []
+    if prefill := m.probe.prefill:
+        pair = f"{prefill.name} to {m.probe.decode.name}"
+        if m.answer.path != "disaggregated":
+            reasons.append(f"{pair}: the gateway served the request {m.answer.path}, not over the pair")
+        if m.moved.transfers <= 0 or m.moved.bytes <= 0:
+            reasons.append(
+                f"{pair}: no KV moved; decode computed the prompt again itself. "
+                f"Clients would get right answers at the price of two prefills"
+            )
+        if m.moved.failures > 0:
+            reasons.append(f"{pair}: the engine counted {m.moved.failures:.0f} failed KV transfers")
+        if m.transport not in ("unknown", spec.transport):
+            reasons.append(f"{pair}: KV went over {m.transport}, not over {spec.transport} as declared (transfer.transport)")
+    same = same_tokens(m.answer, m.reference)
+    if same < min(len(m.answer.tokens), len(m.reference.tokens)) and m.reference.gaps_nats[same] > spec.divergence_gap_nats_max:
+        reasons.append(
+            f"{m.probe.decode.name}: over the pair it answered {m.answer.text!r}, alone {m.reference.text!r}; they part at token "
+            f"{same + 1}, where the reference was sure ({m.reference.gaps_nats[same]:.2f} nats between its two best tokens, at most "
+            f"{spec.divergence_gap_nats_max:g} is numerics): the KV that arrived is not the KV that was sent"
+        )
+    return reasons

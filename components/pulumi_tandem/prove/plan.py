@@ -1,0 +1,71 @@
+"""Which requests prove a generation: every worker is used in each phase that it may take."""
+
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from tandem_worker.contract import Phase
+
+QUESTION = "What is the capital of France?"
+FILLER = "The quick brown fox jumps over the lazy dog. "
+FILLER_TOKENS = 10
+"""About the tokens of one FILLER in any current vocabulary; only the order of magnitude matters."""
+LONG_PROMPT_TOKENS_MAX = 512
+OUTPUT_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One worker of the generation to be proven."""
+
+    name: str
+    phase: Phase
+    phases: tuple[Phase, ...]
+    agent_url: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One prompt that is answered twice: over the pair, and whole on the decode worker as the reference."""
+
+    prefill: Candidate | None
+    """None for an aggregated service."""
+    decode: Candidate
+    messages: tuple[tuple[str, str], ...]
+    """(role, content) pairs."""
+    is_question: bool
+
+
+def plan_probes(workers: tuple[Candidate, ...], *, disaggregated: bool, salt: str, context_tokens: int) -> tuple[Probe, ...]:
+    """The probes, in the order in which they are sent.
+
+    Args:
+        workers: all workers of the generation.
+        disaggregated: whether requests go over pairs.
+        salt: makes prompts that no prefix cache has seen, or else nothing would have to move.
+        context_tokens: the longest prompt and answer that the workers take.
+    """
+    if not disaggregated:
+        return tuple(_probe(None, worker, f"{salt}-{i}", context_tokens=0) for i, worker in enumerate(workers))
+    forward = _pairs([w for w in workers if w.phase == "prefill"], [w for w in workers if w.phase == "decode"])
+    backward = _pairs(
+        [w for w in workers if w.phase == "decode" and "prefill" in w.phases],
+        [w for w in workers if w.phase == "prefill" and "decode" in w.phases],
+    )
+    probes = [_probe(prefill, decode, f"{salt}-{i}", context_tokens=0) for i, (prefill, decode) in enumerate(forward + backward)]
+    # One long prompt a pair: a short one moves too little to say anything of bandwidth.
+    long = [_probe(p, d, f"{salt}-long-{i}", context_tokens=context_tokens) for i, (p, d) in enumerate(forward)]
+    return (*probes, *long)
+
+
+def _pairs(prefills: list[Candidate], decodes: list[Candidate]) -> list[tuple[Candidate, Candidate]]:
+    if not prefills or not decodes:
+        return []
+    count = max(len(prefills), len(decodes))
+    return list(zip(islice(cycle(prefills), count), islice(cycle(decodes), count), strict=True))
+
+
+def _probe(prefill: Candidate | None, decode: Candidate, salt: str, *, context_tokens: int) -> Probe:
+    room_tokens = min(LONG_PROMPT_TOKENS_MAX, context_tokens // 2)
+    filler = FILLER * (room_tokens // FILLER_TOKENS)
+    messages = (("system", f"You are a helpful assistant in conversation {salt}."), ("user", f"{filler}{QUESTION}"))
+    return Probe(prefill, decode, messages, is_question=not filler)

@@ -1,0 +1,145 @@
+"""Sends the probes and reads the counters."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from pulumi_tandem.lower import ProofSpec
+from pulumi_tandem.prove.evidence import Evidence
+from pulumi_tandem.prove.judge import Answer, KvCounters, Measurement, judge
+from pulumi_tandem.prove.plan import OUTPUT_TOKENS, Candidate, Probe, plan_probes
+
+REQUEST_TIMEOUT_S = 120.0
+COUNTER_TIMEOUT_S = 10.0
+"""An engine publishes a transfer with its next step, so the counters lag behind the answer a little."""
+
+
+class ProofFailedError(Exception):
+    """The generation must not serve; the message holds every reason."""
+
+
+async def prove(
+    *, url: str, token: str, service: str, model: str, generation: str, workers: tuple[Candidate, ...], spec: ProofSpec,
+    disaggregated: bool, context_tokens: int, salt: str,
+) -> Evidence:  # fmt: skip
+    """Use every worker of a generation in each phase that it may take, through the gateway at `url`.
+
+    Args:
+        url: the gateway, as `http://host:port`.
+        token: the proof token, which lets requests address a generation that serves nobody yet.
+        service: the service's name.
+        model: the name that clients ask for.
+        generation: what is to be proven.
+        workers: all its workers.
+        spec: what counts as proven.
+        disaggregated: whether requests go over pairs.
+        context_tokens: the longest prompt and answer that the workers take.
+        salt: differs between proofs, so that no cache answers in place of a transfer.
+
+    Raises:
+        ProofFailedError: with every reason.
+    """
+    probes = plan_probes(workers, disaggregated=disaggregated, salt=salt, context_tokens=context_tokens)
+    headers = {"x-tandem-proof": token, "x-tandem-generation": generation}
+    timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        try:
+            measurements = [await _measure(session, url, headers, model, probe) for probe in probes]
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            msg = f"a proof request did not come through: {error or type(error).__name__}"
+            raise ProofFailedError(msg) from error
+    evidence, reasons = judge(service, generation, tuple(measurements), spec)
+    if evidence is None:
+        raise ProofFailedError("; ".join(reasons))
+    return evidence
+
+
+async def _measure(session: aiohttp.ClientSession, url: str, headers: dict[str, str], model: str, probe: Probe) -> Measurement:
+    before, _ = await _counters(session, probe.decode)
+    pair = {"x-tandem-decode": probe.decode.name}
+    alone = {"x-tandem-decode": probe.decode.name, "x-tandem-path": "aggregated"}
+    if probe.prefill:
+        pair["x-tandem-prefill"] = probe.prefill.name
+    answer = await _ask(session, url, headers | (pair if probe.prefill else alone), model, probe)
+    reference = await _ask(session, url, headers | alone, model, probe)
+    deadline_s = time.monotonic() + COUNTER_TIMEOUT_S
+    while True:
+        after, transport = await _counters(session, probe.decode)
+        moved = after.since(before)
+        if not probe.prefill or moved.transfers > 0 or time.monotonic() > deadline_s:
+            return Measurement(probe, answer, reference, moved, transport)
+        await asyncio.sleep(0.2)
+
+
+async def _ask(session: aiohttp.ClientSession, url: str, headers: dict[str, str], model: str, probe: Probe) -> Answer:
+    body = {
+        "model": model, "messages": [{"role": role, "content": content} for role, content in probe.messages], "temperature": 0,
+        "max_tokens": OUTPUT_TOKENS, "stream": True, "stream_options": {"include_usage": True}, "logprobs": True, "top_logprobs": 2,
+    }  # fmt: skip
+    started_s = time.monotonic()
+    arrivals_s: list[float] = []
+    chunks: list[dict[str, Any]] = []
+    async with session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
+        if response.status != 200:
+            reason = (await response.text())[:500]
+            msg = f"{_route(probe)}: the gateway answered {response.status}: {reason}"
+            raise ProofFailedError(msg)
+        async for line in response.content:
+            if line.startswith(b"data: {"):
+                chunk = json.loads(line[6:])
+                if "error" in chunk:
+                    msg = f"{_route(probe)}: the stream broke: {chunk['error'].get('message', chunk['error'])}"
+                    raise ProofFailedError(msg)
+                chunks.append(chunk)
+                if chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
+                    arrivals_s.append(time.monotonic())
+        return _answer(chunks, arrivals_s, started_s, dict(response.headers))
+
+
+def _answer(chunks: list[dict[str, Any]], arrivals_s: list[float], started_s: float, headers: dict[str, str]) -> Answer:
+    choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
+    logprobs = [entry for choice in choices for entry in (choice.get("logprobs") or {}).get("content") or []]
+    names = {name.lower(): value for name, value in headers.items()}
+    usage = next((chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage")), {})
+    span_s = arrivals_s[-1] - arrivals_s[0] if arrivals_s else 0.0
+    return Answer(
+        text="".join(choice["delta"].get("content") or "" for choice in choices),
+        tokens=tuple(entry["token"] for entry in logprobs),
+        gaps_nats=tuple(_gap_nats(entry) for entry in logprobs),
+        prompt_tokens=usage.get("prompt_tokens", 0),
+        ttft_ms=(arrivals_s[0] - started_s) * 1e3 if arrivals_s else 0.0,
+        tpot_ms=span_s * 1e3 / max(1, len(arrivals_s) - 1),
+        path=names.get("x-tandem-path", "by an unknown path"),
+        prefill=names.get("x-tandem-prefill", ""),
+        decode=names.get("x-tandem-decode", ""),
+    )
+
+
+def _gap_nats(entry: dict[str, Any]) -> float:
+    best = sorted((other["logprob"] for other in entry["top_logprobs"]), reverse=True)
+    return best[0] - best[1] if len(best) > 1 else float("inf")
+
+
+def _route(probe: Probe) -> str:
+    return f"{probe.prefill.name} to {probe.decode.name}" if probe.prefill else probe.decode.name
+
+
+async def _counters(session: aiohttp.ClientSession, worker: Candidate) -> tuple[KvCounters, str]:
+    async with session.get(f"{worker.agent_url}/metrics") as response:
+        response.raise_for_status()
+        families = list(text_string_to_metric_families(await response.text()))
+    samples = [sample for family in families for sample in family.samples]
+
+    def total(name: str) -> float:
+        return sum(sample.value for sample in samples if sample.name == name)
+
+    transport = next((s.labels["transport"] for s in samples if s.name == "tandem_kv_transport_info" and s.value), "unknown")
+    counters = KvCounters(
+        transfers=total("tandem_kv_transfers_total"), bytes=total("tandem_kv_bytes_total"),
+        seconds=total("tandem_kv_seconds_total"), failures=total("tandem_kv_failures_total"),
+    )  # fmt: skip
+    return counters, transport

@@ -1,0 +1,23 @@
+"""One prefill and one decode engine on this machine's CPU, with KV moved between them by NIXL."""
+
+import os
+
+import pulumi
+
+import pulumi_tandem as tandem
+from pulumi_tandem import local
+
+chat = tandem.Service(
+    name="chat",
+    model=tandem.Model(name="SmolLM2-135M-Instruct", path=os.environ.get("TANDEM_MODEL_DIR")),
+    engine=tandem.Vllm(version="0.32.0"),
+    prefill=tandem.Pool(gpu="cpu", workers=1),
+    decode=tandem.Pool(gpu="cpu", workers=1),
+    context_tokens=2048,
+)
+
+inference = local.Inference("chat", local.InferenceArgs(service=chat))
+
+pulumi.export("url", inference.url)
+pulumi.export("generation", inference.generation)
+pulumi.export("evidence", inference.evidence)
