@@ -62,6 +62,8 @@ class WorkerSpec(_Value):
     factors: dict[str, str]
     """What both sides of a pair must agree on, in words; the pair key is its hash."""
     gpus: int = 0
+    gpu_memory_gib: float = 0.0
+    """Memory that each GPU must have in all; 0: not checked."""
     memory_gib: float = 0.0
     """What the worker needs in all; preflight compares it with the machine. 0: not checked."""
     shm_gib: float = 0.0
