@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from tandem_worker.agent.decide import Exit
+from tandem_worker.agent.preflight import in_words, judge
+from tandem_worker.agent.probe import gather
 from tandem_worker.agent.run import Outcome, Shell, Worker
-from tandem_worker.agent.spec import Place, SpecError, load_spec, place_command
+from tandem_worker.agent.spec import Place, SpecError, engine_environment, load_spec, place_command
 from tandem_worker.tree import MARKER
 
 
@@ -24,6 +26,9 @@ def main(argv: Sequence[str]) -> int:
         worker = _worker(_parse(argv))
     except SpecError as error:
         return _end(Outcome(Exit.BAD_SPEC, str(error), []))
+    problems = judge(worker.spec, gather(worker.spec, worker.place, worker.command, worker.environment))
+    if problems:
+        return _end(Outcome(Exit.PREFLIGHT_FAILED, in_words(problems), []))
     return _end(asyncio.run(Shell(worker).run()))
 
 
@@ -68,7 +73,8 @@ def _worker(options: argparse.Namespace) -> Worker:
     place = Place(options.name, options.address, dict(options.port))
     command = place_command(spec, place)
     instance = os.environ.get(MARKER) or str(uuid.uuid4())
-    return Worker(spec, place, command, instance, _token(options.drain_token_file))
+    environment = engine_environment(command, os.environ, instance)
+    return Worker(spec, place, command, environment, instance, _token(options.drain_token_file))
 
 
 def _token(path: Path | None) -> str | None:

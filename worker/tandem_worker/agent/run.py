@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
@@ -16,10 +16,10 @@ from tandem_worker.agent.decide import Action, Event, Exit, Stage, State
 from tandem_worker.agent.endpoints import View, application
 from tandem_worker.agent.observe import HEALTH_PERIOD_S, EngineClient, Tree
 from tandem_worker.agent.processes import Engine, start_engine
-from tandem_worker.agent.spec import Command, Place, engine_environment
-from tandem_worker.agent.transport import Transport
+from tandem_worker.agent.spec import Command, Place
+from tandem_worker.agent.transport import UcxTables, allowed_transport, transports
 from tandem_worker.contract import WorkerSpec
-from tandem_worker.tree import MARKER, end_tree
+from tandem_worker.tree import end_tree
 
 log = logging.getLogger("tandem.agent")
 
@@ -46,6 +46,7 @@ class Worker:
     spec: WorkerSpec
     place: Place
     command: Command
+    environment: Mapping[str, str]
     instance: str
     drain_token: str | None = None
 
@@ -57,7 +58,8 @@ class Shell:
         self._worker = worker
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._state = decide.begin(worker.spec, time.monotonic())
-        self._transports: set[Transport] = set()
+        self._ucx = UcxTables()
+        self._allowed = allowed_transport(worker.command.argv, worker.environment)
         self._stage_changed = asyncio.Event()
         self._drain_signals = 0
 
@@ -96,7 +98,7 @@ class Shell:
             worker.drain_token,
             state=lambda: self._state,
             numbers=client.numbers,
-            transports=lambda: sorted(self._transports),
+            transports=lambda: transports(self._ucx.seen, self._allowed),
             drain=lambda: self._events.put_nowait(decide.DrainAsked()),
         )
         runner = web.AppRunner(application(view), access_log=None, keepalive_timeout=15.0, handle_signals=False)
@@ -107,13 +109,9 @@ class Shell:
 
     async def _start(self) -> Engine:
         worker = self._worker
-        environment = engine_environment(worker.command, MARKER, worker.instance)
-        engine = await start_engine(worker.command, environment, self._on_line)
+        engine = await start_engine(worker.command, worker.environment, self._ucx.take)
         log.info("worker %s: engine started as process %d", worker.place.name, engine.pid)
         return engine
-
-    def _on_line(self, line: str) -> None:
-        """Every line of the engine's tree passes here."""
 
     def _on_signal(self) -> None:
         self._drain_signals += 1

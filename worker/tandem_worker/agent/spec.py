@@ -1,6 +1,5 @@
 """What to run: the worker's spec from a file, joined with what only the place knows."""
 
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -9,7 +8,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from tandem_worker.agent.transport import PROTO_INFO
 from tandem_worker.contract import CONTRACT_VERSION, WorkerSpec
+from tandem_worker.tree import MARKER
 
 CONTRACTS_READ = frozenset({CONTRACT_VERSION, max(1, CONTRACT_VERSION - 1)})
 """Contract versions that this worker understands."""
@@ -104,15 +105,16 @@ def ports_of(spec: WorkerSpec, place: Place) -> dict[str, range]:
     }
 
 
-def engine_environment(command: Command, instance_marker: str, instance: str) -> dict[str, str]:
-    """The whole environment of the engine process."""
+def engine_environment(command: Command, inherited: Mapping[str, str], instance: str) -> dict[str, str]:
+    """The whole environment of the engine process: the agent's own, what the spec sets, and the marker."""
     return {
-        **os.environ,
-        # Titles must not overwrite the environment block: the tree is found by the marker in it.
-        "SPT_NOENV": "1",
         "PYTHONUNBUFFERED": "1",
+        "UCX_PROTO_INFO": PROTO_INFO,
+        **inherited,
         **command.env,
-        instance_marker: instance,
+        # vLLM's process titles would overwrite the environment block, by which the tree is found.
+        "SPT_NOENV": "1",
+        MARKER: instance,
     }
 
 
