@@ -3,7 +3,8 @@
 import pulumi
 
 from pulumi_tandem import check
-from pulumi_tandem.declare import DeclarationError, Service
+from pulumi_tandem.declare import Service
+from pulumi_tandem.finding import DeclarationError
 from pulumi_tandem.resolve import Resolved
 
 

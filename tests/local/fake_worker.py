@@ -33,11 +33,24 @@ def serve_agent(spec: dict, flags: dict[str, list[str]]) -> None:
     behaviour = spec["env"].get("FAKE", "")
     if behaviour == "dies":
         print("ValueError: No available memory for the cache blocks")
-        print(json.dumps({"exit": 66, "reason": "the engine ended while starting", "engine_tail": []}), file=sys.stderr)
+        print(
+            json.dumps(
+                {
+                    "exit": 66,
+                    "reason": "the engine ended while starting",
+                    "engine_tail": [],
+                }
+            ),
+            file=sys.stderr,
+        )
         sys.exit(66)
     if behaviour == "leaves-child":
         ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
-        child = subprocess.Popen([sys.executable, "-c", ignore], start_new_session=True, stdout=subprocess.PIPE)
+        child = subprocess.Popen(
+            [sys.executable, "-c", ignore],
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+        )
         assert child.stdout
         child.stdout.readline()
     ports = dict(pair.split("=") for pair in flags["--port"])
@@ -45,7 +58,11 @@ def serve_agent(spec: dict, flags: dict[str, list[str]]) -> None:
     def answer(_path: str) -> tuple[int, object]:
         return (503 if behaviour == "never-ready" else 200), {}
 
-    serve(ThreadingHTTPServer((flags["--address"][0], int(ports["agent"])), handler(answer)))
+    serve(
+        ThreadingHTTPServer(
+            (flags["--address"][0], int(ports["agent"])), handler(answer)
+        )
+    )
 
 
 def serve_gateway(flags: dict[str, list[str]]) -> None:
@@ -55,11 +72,19 @@ def serve_gateway(flags: dict[str, list[str]]) -> None:
         if path == "/live":
             return 200, {"instance": os.environ["TANDEM_INSTANCE"]}
         state = fleet / "service.json"
-        active = json.loads(state.read_text())["active_generation"] if state.exists() else None
-        workers = [{"name": record.stem} for record in (fleet / "workers").glob("[!.]*.json")]
+        active = (
+            json.loads(state.read_text())["active_generation"]
+            if state.exists()
+            else None
+        )
+        workers = [
+            {"name": record.stem} for record in (fleet / "workers").glob("[!.]*.json")
+        ]
         return 200, {"active_generation": active, "workers": workers}
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(answer), bind_and_activate=False)
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), handler(answer), bind_and_activate=False
+    )
     server.socket = socket.socket(fileno=int(flags["--listen-fd"][0]))
     serve(server)
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import psutil
 import pytest
-from tandem_worker.contract import GatewaySpec, Port, WorkerSpec
-
 from pulumi_tandem.local.client import SupervisorError, call
 from pulumi_tandem.local.paths import StackPaths
+from tandem_worker.contract import GatewaySpec, Port, WorkerSpec
 
 FAKE = str(Path(__file__).parent / "fake_worker.py")
 DEADLINE_S = 20.0
@@ -31,21 +30,42 @@ class Stack:
     def call(self, verb: str, **arguments: Any) -> Any:
         return call(self.folder, verb, on_progress=self.progress.append, **arguments)
 
-    def start(self, name: str = "chat-decode-aaaa0000-0", **changes: Any) -> dict[str, Any]:
-        return self.call("start_worker", name=name, spec=spec(**changes).model_dump(mode="json"), python=FAKE)
+    def start(
+        self, name: str = "chat-decode-aaaa0000-0", **changes: Any
+    ) -> dict[str, Any]:
+        return self.call(
+            "start_worker",
+            name=name,
+            spec=spec(**changes).model_dump(mode="json"),
+            python=FAKE,
+        )
 
     def gateway(self, **changes: Any) -> dict[str, Any]:
-        gateway = GatewaySpec(service="chat", served_names=("m",), dialect="vllm-nixl-pull", drain_timeout_s=2, **changes)
+        gateway = GatewaySpec(
+            service="chat",
+            served_names=("m",),
+            dialect="vllm-nixl-pull",
+            drain_timeout_s=2,
+            **changes,
+        )
         return self.call(
             "start_gateway", name="chat-gateway", spec=gateway.model_dump(mode="json"), python=FAKE,
             address="127.0.0.1", port=0, api_keys_file="",
         )  # fmt: skip
 
     def processes(self) -> dict[str, dict[str, Any]]:
-        return {process["name"]: process for process in self.call("status")["processes"]}
+        return {
+            process["name"]: process for process in self.call("status")["processes"]
+        }
 
 
-def spec(*, generation: str = "aaaa0000", pool: str = "decode", fake: str = "", **changes: Any) -> WorkerSpec:
+def spec(
+    *,
+    generation: str = "aaaa0000",
+    pool: str = "decode",
+    fake: str = "",
+    **changes: Any,
+) -> WorkerSpec:
     phase = "prefill" if pool == "prefill" else "decode"
     values: dict[str, Any] = {
         "service": "chat", "pool": pool, "phase": phase, "phases": (phase,), "dialect": "vllm-nixl-pull", "engine": "fake 1",
@@ -96,7 +116,11 @@ def test_starts_a_worker_and_puts_it_into_the_fleet(stack: Stack) -> None:
     """A started worker is ready, has its ports, and stands in the fleet folder."""
     worker = stack.start()
 
-    record = json.loads((stack.paths.fleet("chat") / "workers" / "chat-decode-aaaa0000-0.json").read_text())
+    record = json.loads(
+        (
+            stack.paths.fleet("chat") / "workers" / "chat-decode-aaaa0000-0.json"
+        ).read_text()
+    )
     assert worker["alive"]
     assert record["http_port"] == worker["ports"]["http"]
     assert accepts(worker["agent_url"])
@@ -144,7 +168,13 @@ def test_a_dead_worker_comes_back_on_the_same_ports(stack: Stack) -> None:
     before = stack.start()
     os.kill(before["pid"], signal.SIGKILL)
 
-    after = until(lambda: (p := stack.processes()["chat-decode-aaaa0000-0"])["pid"] != before["pid"] and p["alive"] and p)
+    after = until(
+        lambda: (
+            (p := stack.processes()["chat-decode-aaaa0000-0"])["pid"] != before["pid"]
+            and p["alive"]
+            and p
+        )
+    )
 
     assert after["ports"] == before["ports"]
     assert after["restarts"] == 1
@@ -162,7 +192,9 @@ def test_removing_a_worker_ends_its_whole_tree(stack: Stack) -> None:
     assert stack.processes() == {}
 
 
-def test_a_killed_supervisor_comes_back_and_takes_its_workers_over(stack: Stack) -> None:
+def test_a_killed_supervisor_comes_back_and_takes_its_workers_over(
+    stack: Stack,
+) -> None:
     """kill -9 of the supervisor: the guard starts another one, the worker never notices."""
     worker = stack.start()
     killed = stack.call("ping")["pid"]
@@ -176,13 +208,21 @@ def test_a_killed_supervisor_comes_back_and_takes_its_workers_over(stack: Stack)
     assert marked(worker["instance"]) == []
 
 
-def test_a_worker_that_dies_without_a_supervisor_is_started_by_the_next(stack: Stack) -> None:
+def test_a_worker_that_dies_without_a_supervisor_is_started_by_the_next(
+    stack: Stack,
+) -> None:
     """What died while nobody watched comes back, and nothing of the old tree is left."""
     worker = stack.start(fake="leaves-child")
     os.kill(stack.call("ping")["pid"], signal.SIGKILL)
     os.kill(worker["pid"], signal.SIGKILL)
 
-    until(lambda: (p := stack.processes().get(worker["name"])) and p["alive"] and p["pid"] != worker["pid"])
+    until(
+        lambda: (
+            (p := stack.processes().get(worker["name"]))
+            and p["alive"]
+            and p["pid"] != worker["pid"]
+        )
+    )
 
     assert marked(worker["instance"]) == []
 
@@ -203,12 +243,20 @@ def test_a_killed_gateway_comes_back_on_its_port(stack: Stack) -> None:
     first = stack.gateway()
     os.kill(first["pid"], signal.SIGKILL)
 
-    after = until(lambda: (p := stack.processes()["chat-gateway"])["pid"] != first["pid"] and p["alive"] and p)
+    after = until(
+        lambda: (
+            (p := stack.processes()["chat-gateway"])["pid"] != first["pid"]
+            and p["alive"]
+            and p
+        )
+    )
 
     assert after["url"] == first["url"]
 
 
-def test_refuses_to_remove_the_last_worker_of_the_active_generation(stack: Stack) -> None:
+def test_refuses_to_remove_the_last_worker_of_the_active_generation(
+    stack: Stack,
+) -> None:
     """`--continue-on-error` after a failed proof must not take the serving pair away."""
     stack.gateway()
     worker = stack.start()
@@ -267,7 +315,9 @@ def test_activation_stops_what_a_cut_off_update_left(stack: Stack) -> None:
     assert stack.processes()[kept["name"]]["alive"]
 
 
-def test_destroy_is_refused_while_another_generation_is_not_proven(stack: Stack) -> None:
+def test_destroy_is_refused_while_another_generation_is_not_proven(
+    stack: Stack,
+) -> None:
     """Taking down what serves, with nothing proven beside it, needs an explicit word."""
     stack.start()
     stack.call("activate", service="chat", generation="aaaa0000")

@@ -1,5 +1,6 @@
 """The commands. Exit codes: 0 done, 1 it failed or found errors, 2 the command line is wrong."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -13,18 +14,29 @@ from typing import Any
 import click
 from rich.console import Console
 
+from pulumi_tandem import check as checks
 from pulumi_tandem.cli.stack import Stack, find_stack
 from pulumi_tandem.cli.tables import evidence_view, status_view
+from pulumi_tandem.declare import Service
+from pulumi_tandem.finding import DeclarationError, Finding
 from pulumi_tandem.local.client import SupervisorError, call
 from pulumi_tandem.local.paths import StackPaths
+from pulumi_tandem.resolve import resolve
 
 HTTP_TIMEOUT_S = 3.0
+PIPE_COLUMNS = 160
 
-stack_option = click.option("--stack", default="local", show_default=True, help="The Pulumi stack.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+stack_option = click.option(
+    "--stack", default="local", show_default=True, help="The Pulumi stack."
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON for machines."
+)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(package_name="pulumi-tandem")
 def main() -> None:
     """Disaggregated LLM serving: declare it, prove it, look at it.
@@ -51,7 +63,12 @@ def up(stack: str, as_json: bool) -> None:
         click.echo("released the lock of an update whose process is gone", err=True)
     if any(StackPaths(chosen.state_dir).entries.glob("*.json")):
         _ask(chosen, "ping")  # after a reboot: starts what should run
-    arguments = ["up", "--yes", "--skip-preview", *(["--non-interactive"] if not sys.stdout.isatty() else [])]
+    arguments = [
+        "up",
+        "--yes",
+        "--skip-preview",
+        *(["--non-interactive"] if not sys.stdout.isatty() else []),
+    ]
     if as_json:
         arguments.append("--json")
     if code := chosen.pulumi(*arguments).returncode:
@@ -69,8 +86,12 @@ def down(stack: str) -> None:
         if chosen.release_dead_lock():
             click.echo("released the lock of an update whose process is gone", err=True)
         _ask(chosen, "abort", start=False, forget=True)
-        if code := chosen.pulumi("destroy", "--yes", "--skip-preview", "--remove", "--non-interactive").returncode:
-            click.echo("nothing more was stopped; what still runs: `tandem status`", err=True)
+        if code := chosen.pulumi(
+            "destroy", "--yes", "--skip-preview", "--remove", "--non-interactive"
+        ).returncode:
+            click.echo(
+                "nothing more was stopped; what still runs: `tandem status`", err=True
+            )
             sys.exit(1 if code > 0 else code)
     stopped = (_ask(chosen, "shutdown", start=False) or {}).get("stopped", [])
     if stopped:
@@ -92,15 +113,21 @@ def evidence(stack: str, as_json: bool) -> None:
 @main.command()
 @stack_option
 @json_option
-@click.option("--watch", is_flag=True, help="Print again every two seconds until interrupted.")
+@click.option(
+    "--watch", is_flag=True, help="Print again every two seconds until interrupted."
+)
 def status(stack: str, as_json: bool, watch: bool) -> None:
     """Show pools, generations, requests in flight, TTFT, TPOT and KV speed."""
     chosen = find_stack(stack)
-    console = Console()
+    console = _console()
     while True:
         seen, fleets, speeds = _look(chosen)
         if as_json:
-            click.echo(json.dumps({"supervisor": seen, "fleets": fleets, "kv_gb_per_s": speeds}))
+            click.echo(
+                json.dumps(
+                    {"supervisor": seen, "fleets": fleets, "kv_gb_per_s": speeds}
+                )
+            )
         else:
             console.print(status_view(seen, fleets, speeds))
         if not watch:
@@ -111,16 +138,31 @@ def status(stack: str, as_json: bool, watch: bool) -> None:
 @main.command()
 @stack_option
 @click.option("--follow", "-f", is_flag=True, help="Go on as lines come.")
-@click.option("--lines", "-n", default=20, show_default=True, help="Lines of each process to begin with.")
+@click.option(
+    "--lines",
+    "-n",
+    default=20,
+    show_default=True,
+    help="Lines of each process to begin with.",
+)
 @click.argument("processes", nargs=-1)
 def logs(stack: str, follow: bool, lines: int, processes: tuple[str, ...]) -> None:
     """Print what processes say: all of them, or those whose names contain one of PROCESSES."""
     folder = StackPaths(find_stack(stack).state_dir).root / "logs"
-    files = [path for path in sorted(folder.glob("*.log")) if not processes or any(part in path.stem for part in processes)]
+    files = [
+        path
+        for path in sorted(folder.glob("*.log"))
+        if not processes or any(part in path.stem for part in processes)
+    ]
     if not files:
         msg = f"no log matches {', '.join(processes) or 'anything'} in {folder}"
         raise click.ClickException(msg)
-    command = ["tail", f"--lines={lines}", *(["--follow=name", "--retry"] if follow else []), *map(str, files)]
+    command = [
+        "tail",
+        f"--lines={lines}",
+        *(["--follow=name", "--retry"] if follow else []),
+        *map(str, files),
+    ]
     try:
         sys.exit(subprocess.run(command, check=False).returncode)
     except KeyboardInterrupt:
@@ -132,7 +174,11 @@ def logs(stack: str, follow: bool, lines: int, processes: tuple[str, ...]) -> No
 def abort(stack: str) -> None:
     """Stop the workers of every generation that does not serve; the one that serves is not touched."""
     stopped = (_ask(find_stack(stack), "abort", start=False) or {}).get("stopped", [])
-    click.echo(f"stopped {', '.join(stopped)}" if stopped else "no generation waits to be proven; nothing was stopped")
+    click.echo(
+        f"stopped {', '.join(stopped)}"
+        if stopped
+        else "no generation waits to be proven; nothing was stopped"
+    )
 
 
 @main.command()
@@ -140,13 +186,17 @@ def abort(stack: str) -> None:
 @json_option
 def check(file: Path, as_json: bool) -> None:
     """Check every service that FILE declares, without Pulumi; exits with 1 where one has errors."""
-    from pulumi_tandem import check as checks
-
-    findings = [finding for service in _declared_services(file) for finding in checks.check_service(service)]
+    findings: list[Finding] = [
+        finding
+        for service in _declared_services(file)
+        for finding in _findings(service)
+    ]
     if as_json:
-        click.echo(json.dumps([finding.model_dump(mode="json") for finding in findings], indent=2))
+        click.echo(
+            json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2)
+        )
     else:
-        click.echo(checks.render(findings) if findings else f"{file}: no findings")
+        click.echo(checks.report(findings) if findings else f"{file}: no findings")
     sys.exit(any(finding.severity == "error" for finding in findings))
 
 
@@ -154,8 +204,6 @@ def check(file: Path, as_json: bool) -> None:
 @click.argument("code")
 def explain(code: str) -> None:
     """Tell the story of a rule, such as TND0001."""
-    from pulumi_tandem import check as checks
-
     try:
         click.echo(checks.explain(code))
     except KeyError as error:
@@ -165,9 +213,20 @@ def explain(code: str) -> None:
 # --- parts ----------------------------------------------------------------------------------------
 
 
+def _console() -> Console:
+    # A pipe has no width; a table cut to 80 columns would hide what it is for.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+
+
 def _ask(stack: Stack, verb: str, *, start: bool = True, **arguments: Any) -> Any:
     try:
-        return call(stack.state_dir, verb, start=start, on_progress=lambda line: click.echo(line, err=True), **arguments)
+        return call(
+            stack.state_dir,
+            verb,
+            start=start,
+            on_progress=lambda line: click.echo(line, err=True),
+            **arguments,
+        )
     except SupervisorError as error:
         raise click.ClickException(str(error)) from None
 
@@ -177,16 +236,23 @@ def _print_evidence(stack: Stack) -> None:
     if not outputs.get("evidence"):
         msg = f"stack {stack.name} has no evidence: nothing of it is proven. `tandem up --stack {stack.name}` proves it"
         raise click.ClickException(msg)
-    Console(highlight=False).print(evidence_view(outputs["url"], outputs["evidence"]))
+    _console().print(evidence_view(outputs["url"], outputs["evidence"]))
 
 
-def _look(stack: Stack) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, float | None]]:
+def _look(
+    stack: Stack,
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, float | None]]:
     seen = _ask(stack, "status", start=False) or {"active": {}, "processes": []}
     fleets: dict[str, dict[str, Any]] = {}
     speeds: dict[str, float | None] = {}
     for process in seen["processes"]:
         if process["kind"] == "gateway":
-            token = StackPaths(stack.state_dir).proof_token(process["service"]).read_text().strip()
+            token = (
+                StackPaths(stack.state_dir)
+                .proof_token(process["service"])
+                .read_text()
+                .strip()
+            )
             if body := _get(f"{process['url']}/fleet", {"x-tandem-proof": token}):
                 fleets[process["service"]] = json.loads(body)
         elif body := _get(f"{process['agent_url']}/metrics", {}):
@@ -196,7 +262,9 @@ def _look(stack: Stack) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict
 
 def _get(url: str, headers: dict[str, str]) -> str | None:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=HTTP_TIMEOUT_S) as response:  # noqa: S310
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=HTTP_TIMEOUT_S
+        ) as response:
             return response.read().decode()
     except (urllib.error.URLError, TimeoutError, ConnectionError):
         return None
@@ -207,9 +275,14 @@ def _sample(metrics: str, name: str) -> float | None:
     return float(line.split()[-1]) if line else None
 
 
-def _declared_services(file: Path) -> list[Any]:
-    from pulumi_tandem.declare import DeclarationError, Service
+def _findings(service: Service) -> tuple[Finding, ...]:
+    try:
+        return checks.check(resolve(service))
+    except DeclarationError as error:
+        return error.findings
 
+
+def _declared_services(file: Path) -> list[Service]:
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -18,16 +18,35 @@ def bytes_text(count: float) -> str:
 
 def evidence_view(url: str, evidence: dict[str, Any]) -> Group:
     """The proof of the generation that serves, as a short table and an answer."""
-    table = Table(title=f"{evidence['service']}: generation {evidence['generation']} is {evidence['path']}, proven", title_justify="left")
-    for heading in ("prefill", "decode", "prompt", "KV moved", "KV speed", "over", "TTFT", "TPOT", "same as aggregated"):
-        table.add_column(heading, justify="left" if heading in ("prefill", "decode", "over") else "right")
+    table = Table(
+        title=f"{evidence['service']}: generation {evidence['generation']} is {evidence['path']}, proven",
+        title_justify="left",
+    )
+    for heading in (
+        "prefill",
+        "decode",
+        "prompt",
+        "KV moved",
+        "KV speed",
+        "over",
+        "TTFT",
+        "TPOT",
+        "same as aggregated",
+    ):
+        table.add_column(
+            heading,
+            justify="left" if heading in ("prefill", "decode", "over") else "right",
+        )
     for pair in evidence["pairs"]:
         table.add_row(
             _short(pair["prefill"]), _short(pair["decode"]), f"{pair['prompt_tokens']} tokens", bytes_text(pair["kv_bytes"]),
             f"{pair['kv_gb_per_s']:.3f} GB/s", pair["transport"], f"{pair['ttft_ms']:.0f} ms", f"{pair['tpot_ms']:.1f} ms",
             f"{pair['same_tokens']} of {pair['output_tokens']} tokens",
         )  # fmt: skip
-    lines = [Text(f"{evidence['question']}  ", style="dim") + Text(evidence["answer"], style="bold")]
+    lines = [
+        Text(f"{evidence['question']}  ", style="dim")
+        + Text(evidence["answer"], style="bold")
+    ]
     lines += [Text(f"note: {note}", style="yellow") for note in evidence["notes"]]
     lines.append(Text(f"serving at {url}/v1", style="green"))
     return Group(*([table] if evidence["pairs"] else []), *lines)
@@ -39,7 +58,11 @@ def _short(name: str) -> str:
     return f"{parts[-3]} {parts[-1]}" if len(parts) >= 4 else name
 
 
-def status_view(status: dict[str, Any], fleets: dict[str, dict[str, Any]], speeds: dict[str, float | None]) -> Group:
+def status_view(
+    status: dict[str, Any],
+    fleets: dict[str, dict[str, Any]],
+    speeds: dict[str, float | None],
+) -> Group:
     """Pools, generations and what they do at this moment.
 
     Args:
@@ -51,10 +74,31 @@ def status_view(status: dict[str, Any], fleets: dict[str, dict[str, Any]], speed
     for service, active in sorted(status["active"].items()):
         fleet = fleets.get(service, {})
         seen = {worker["name"]: worker for worker in fleet.get("workers", [])}
-        table = Table(title=f"{service}: generation {active or 'none'} serves", title_justify="left")
-        for heading in ("process", "pool", "generation", "state", "prefilling", "decoding", "KV speed", "restarts", "address"):
-            table.add_column(heading, justify="right" if heading in ("prefilling", "decoding", "KV speed", "restarts") else "left")
-        for process in sorted((p for p in status["processes"] if p["service"] == service), key=lambda p: p["name"]):
+        table = Table(
+            title=f"{service}: generation {active or 'none'} serves",
+            title_justify="left",
+        )
+        for heading in (
+            "process",
+            "pool",
+            "generation",
+            "state",
+            "prefilling",
+            "decoding",
+            "KV speed",
+            "restarts",
+            "address",
+        ):
+            table.add_column(
+                heading,
+                justify="right"
+                if heading in ("prefilling", "decoding", "KV speed", "restarts")
+                else "left",
+            )
+        for process in sorted(
+            (p for p in status["processes"] if p["service"] == service),
+            key=lambda p: p["name"],
+        ):
             worker = seen.get(process["name"], {})
             speed = speeds.get(process["name"])
             table.add_row(
@@ -79,7 +123,11 @@ def _state(process: dict[str, Any], worker: dict[str, Any], active: str | None) 
         return Text("draining", style="yellow")
     if not worker.get("ready"):
         return Text("not ready", style="yellow")
-    return Text("serving", style="green") if process["generation"] == active else Text("ready, not active", style="cyan")
+    return (
+        Text("serving", style="green")
+        if process["generation"] == active
+        else Text("ready, not active", style="cyan")
+    )
 
 
 def _traffic(fleet: dict[str, Any]) -> Text:
@@ -89,7 +137,9 @@ def _traffic(fleet: dict[str, Any]) -> Text:
     return Text(
         f"{queue['running']} requests in flight, {queue['waiting']} waiting; "
         f"TTFT p50 {_ms(ttft['p50'])} p99 {_ms(ttft['p99'])}; TPOT p50 {_ms(tpot['p50'])} p99 {_ms(tpot['p99'])}; "
-        + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in shown.items())
+        + ", ".join(
+            f"{name.replace('_', ' ')} {count}" for name, count in shown.items()
+        )
     )
 
 

@@ -21,16 +21,38 @@ class Restarts:
     @property
     def delay_s(self) -> float:
         """How long to wait before the next start: doubled with each death in a row, bounded."""
-        return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(self.deaths_in_a_row - 1, 16)) if self.deaths_in_a_row else 0.0
+        return (
+            min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(self.deaths_in_a_row - 1, 16))
+            if self.deaths_in_a_row
+            else 0.0
+        )
 
 
 CAUSES = (
-    ("Address already in use", "another process took one of its ports; run the command again: it gets another block"),
-    ("No available memory for the cache blocks", "the KV cache does not fit: lower context_tokens, or give the pool more memory"),
-    ("Cannot allocate memory", "the machine is out of memory: stop other stacks, or declare fewer workers"),
-    ("NIXL compatibility hash mismatch", "prefill and decode differ in what the KV handshake compares; `tandem check` names it"),
-    ("ModuleNotFoundError", "the engine's environment is incomplete: run `python tools/bootstrap.py --only engine`"),
-    ("libnuma", "vLLM's CPU build needs the system library libnuma: install the package libnuma1"),
+    (
+        "Address already in use",
+        "another process took one of its ports; run the command again: it gets another block",
+    ),
+    (
+        "No available memory for the cache blocks",
+        "the KV cache does not fit: lower context_tokens, or give the pool more memory",
+    ),
+    (
+        "Cannot allocate memory",
+        "the machine is out of memory: stop other stacks, or declare fewer workers",
+    ),
+    (
+        "NIXL compatibility hash mismatch",
+        "prefill and decode differ in what the KV handshake compares; `tandem check` names it",
+    ),
+    (
+        "ModuleNotFoundError",
+        "the engine's environment is incomplete: run `python tools/bootstrap.py --only engine`",
+    ),
+    (
+        "libnuma",
+        "vLLM's CPU build needs the system library libnuma: install the package libnuma1",
+    ),
     ("Killed", "the kernel killed it, most likely for memory"),
 )
 """Words in an engine's last lines, and what they mostly mean; the first that is found is told."""

@@ -40,11 +40,18 @@ class Entry(BaseModel):
 
     def does_the_same_as(self, other: "Entry") -> bool:
         """Whether a process started for the other would be the same process."""
-        return (self.kind, self.spec, self.python, self.options) == (other.kind, other.spec, other.python, other.options)
+        return (self.kind, self.spec, self.python, self.options) == (
+            other.kind,
+            other.spec,
+            other.python,
+            other.options,
+        )
 
     def save(self, paths: StackPaths) -> None:
         """Write the entry for the next supervisor."""
-        write_atomically(paths.entries / f"{self.name}.json", self.model_dump_json(indent=1))
+        write_atomically(
+            paths.entries / f"{self.name}.json", self.model_dump_json(indent=1)
+        )
 
     def forget(self, paths: StackPaths) -> None:
         """Remove what `save` and starting the process wrote."""

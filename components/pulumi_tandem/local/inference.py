@@ -21,6 +21,8 @@ class InferenceArgs:
     service: Service
     address: str = "127.0.0.1"
     """The address that the gateway and the engines listen on. Default: loopback, nobody else reaches them."""
+    port: int = 0
+    """The gateway's port. Default 0: a free one, kept for as long as the stack lives."""
     engine_python: str | None = None
     """The interpreter of the environment that holds the engine. Default: `$TANDEM_ENGINE_PYTHON`."""
     api_keys_file: str | None = None
@@ -58,7 +60,9 @@ class Inference(pulumi.ComponentResource):
     evidence: pulumi.Output[dict[str, Any]]
     """What the proof measured: see `pulumi_tandem.prove.evidence.Evidence`."""
 
-    def __init__(self, name: str, args: InferenceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self, name: str, args: InferenceArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
         """Declare the service's processes.
 
         Raises:
@@ -72,7 +76,7 @@ class Inference(pulumi.ComponentResource):
 
         gateway = Gateway(
             GatewayProvider(), f"{name}-gateway",
-            {**place, "name": f"{name}-gateway", "spec": fleet.gateway.model_dump_json(), "port": fleet.port or 0,
+            {**place, "name": f"{name}-gateway", "spec": fleet.gateway.model_dump_json(), "port": args.port,
              "api_keys_file": args.api_keys_file or "", "url": None},
             opts=own,
         )  # fmt: skip
@@ -87,11 +91,17 @@ class Inference(pulumi.ComponentResource):
         self.url = gateway.url
         self.generation = proof.evidence.apply(lambda evidence: evidence["generation"])
         self.evidence = proof.evidence
-        self.register_outputs({"url": self.url, "generation": self.generation, "evidence": self.evidence})
+        self.register_outputs(
+            {"url": self.url, "generation": self.generation, "evidence": self.evidence}
+        )
 
 
 def _workers(
-    name: str, fleet: Fleet, place: dict[str, Any], args: InferenceArgs, own: pulumi.ResourceOptions
+    name: str,
+    fleet: Fleet,
+    place: dict[str, Any],
+    args: InferenceArgs,
+    own: pulumi.ResourceOptions,
 ) -> dict[str, Worker]:
     workers: dict[str, Worker] = {}
     for pool in fleet.pools:
@@ -112,7 +122,10 @@ def _generation_name(name: str, fleet: Fleet) -> str:
 
 
 def _place(args: InferenceArgs) -> dict[str, Any]:
-    folder = args.state_dir or f"{pulumi.get_root_directory() or '.'}/.tandem/{pulumi.get_stack()}"
+    folder = (
+        args.state_dir
+        or f"{pulumi.get_root_directory() or '.'}/.tandem/{pulumi.get_stack()}"
+    )
     return {"state_dir": str(Path(folder).resolve()), "address": args.address}
 
 

@@ -58,7 +58,10 @@ def is_alive(pid: int, created_s: float) -> bool:
     """Whether the process with this pid and start time runs (a zombie does not)."""
     try:
         process = psutil.Process(pid)
-        return abs(process.create_time() - created_s) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        return (
+            abs(process.create_time() - created_s) < 1.0
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
     except psutil.NoSuchProcess:
         return False
 
@@ -69,7 +72,11 @@ def find(pid: int, created_s: float) -> Process | None:
 
 
 def spawn(
-    argv: Sequence[str], *, log: Path, environment: Mapping[str, str], pass_descriptors: Sequence[int] = ()
+    argv: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str],
+    pass_descriptors: Sequence[int] = (),
 ) -> Process:
     """Start a process in a session of its own, its output appended to a file."""
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,13 @@ import uuid
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pulumi.dynamic import CreateResult, DiffResult, ReadResult, ResourceProvider, UpdateResult
+from pulumi.dynamic import (
+    CreateResult,
+    DiffResult,
+    ReadResult,
+    ResourceProvider,
+    UpdateResult,
+)
 
 from pulumi_tandem.local.client import SupervisorError, call
 from pulumi_tandem.local.paths import StackPaths
@@ -20,17 +26,30 @@ from pulumi_tandem.prove.plan import Candidate
 from pulumi_tandem.prove.run import ProofFailedError, prove
 
 
-def _fail(message: str) -> NoReturn:
+class Failed(Exception):
+    """What could not be done, and why."""
+
+
+class ProofFailed(Failed):
+    """The generation must not serve."""
+
+
+def _fail(error: Failed) -> NoReturn:
     # Pulumi shows a provider's exception with its traceback; a user's mistake must be one message.
     sys.tracebacklimit = 0
-    raise Exception(message) from None  # noqa: TRY002
+    raise error from None
 
 
 def _call(verb: str, props: dict[str, Any], **arguments: Any) -> Any:
     try:
-        return call(props["state_dir"], verb, on_progress=lambda line: print(line, file=sys.stderr, flush=True), **arguments)
+        return call(
+            props["state_dir"],
+            verb,
+            on_progress=lambda line: print(line, file=sys.stderr, flush=True),
+            **arguments,
+        )
     except SupervisorError as error:
-        _fail(str(error))
+        _fail(Failed(str(error)))
 
 
 def _spec(props: dict[str, Any]) -> dict[str, Any]:
@@ -50,15 +69,26 @@ class WorkerProvider(ResourceProvider):
 
     def _start(self, props: dict[str, Any]) -> dict[str, Any]:
         worker = _call(
-            "start_worker", props, name=props["name"], spec=_spec(props), python=props["python"], address=props["address"]
+            "start_worker",
+            props,
+            name=props["name"],
+            spec=_spec(props),
+            python=props["python"],
+            address=props["address"],
         )
         return {**props, "url": worker["url"], "agent_url": worker["agent_url"]}
 
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+    def diff(
+        self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]
+    ) -> DiffResult:
         """Another interpreter or address restarts it in place; another spec has another name."""
-        return DiffResult(changes=bool(_differs(_olds, _news, "spec", "python", "address")))
+        return DiffResult(
+            changes=bool(_differs(_olds, _news, "spec", "python", "address"))
+        )
 
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+    def update(
+        self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]
+    ) -> UpdateResult:
         """Replace the process under its name."""
         return UpdateResult(self._start(_news))
 
@@ -85,11 +115,19 @@ class GatewayProvider(ResourceProvider):
         )  # fmt: skip
         return {**props, "url": gateway["url"]}
 
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+    def diff(
+        self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]
+    ) -> DiffResult:
         """What needs another process."""
-        return DiffResult(changes=bool(_differs(_olds, _news, "spec", "address", "port", "api_keys_file")))
+        return DiffResult(
+            changes=bool(
+                _differs(_olds, _news, "spec", "address", "port", "api_keys_file")
+            )
+        )
 
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+    def update(
+        self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]
+    ) -> UpdateResult:
         """Start the new one, then drain the old one."""
         return UpdateResult(self._start(_news))
 
@@ -107,25 +145,43 @@ class ProofProvider(ResourceProvider):
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Prove and activate."""
-        return CreateResult(f"{props['service']}-{props['generation']}", self._prove(props))
+        return CreateResult(
+            f"{props['service']}-{props['generation']}", self._prove(props)
+        )
 
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+    def diff(
+        self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]
+    ) -> DiffResult:
         """More or other workers, or other demands, are proven anew."""
-        return DiffResult(changes=bool(_differs(_olds, _news, "generation", "proof", "workers")))
+        return DiffResult(
+            changes=bool(_differs(_olds, _news, "generation", "proof", "workers"))
+        )
 
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+    def update(
+        self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]
+    ) -> UpdateResult:
         """Prove and activate again."""
         return UpdateResult(self._prove(_news))
 
     def delete(self, _id: str, props: dict[str, Any]) -> None:
         """Take the traffic away, where this generation still has it."""
-        _call("deactivate", props, service=props["service"], generation=props["generation"])
+        _call(
+            "deactivate",
+            props,
+            service=props["service"],
+            generation=props["generation"],
+        )
 
     def _prove(self, props: dict[str, Any]) -> dict[str, Any]:
         service, generation = props["service"], props["generation"]
         spec = ProofSpec.model_validate_json(props["proof"])
         workers = _call("ensure", props, service=service, names=props["workers"])
-        token = StackPaths(Path(props["state_dir"])).proof_token(service).read_text().strip()
+        token = (
+            StackPaths(Path(props["state_dir"]))
+            .proof_token(service)
+            .read_text()
+            .strip()
+        )
         try:
             evidence = asyncio.run(
                 prove(
@@ -140,11 +196,17 @@ class ProofProvider(ResourceProvider):
             if not spec.keep_failed:
                 _call("halt", props, service=service, generation=generation)
                 kept = "its workers were stopped"
-            _fail(f"generation {generation} of {service} failed its proof: {error}. {kept}; the generation before it, if any, serves on")
+            _fail(
+                ProofFailed(
+                    f"generation {generation} of {service}: {error}. {kept}; what served before serves on"
+                )
+            )
         _call("activate", props, service=service, generation=generation)
         return {**props, "evidence": evidence.model_dump(mode="json")}
 
 
 def _is_known(props: dict[str, Any]) -> bool:
     status = call(props["state_dir"], "status", start=Path(props["state_dir"]).exists())
-    return status is not None and props["name"] in {process["name"] for process in status["processes"]}
+    return status is not None and props["name"] in {
+        process["name"] for process in status["processes"]
+    }

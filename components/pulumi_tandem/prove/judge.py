@@ -52,9 +52,16 @@ class Measurement:
     transport: str
 
 
-def judge(service: str, generation: str, measurements: tuple[Measurement, ...], spec: ProofSpec) -> tuple[Evidence | None, tuple[str, ...]]:
+def judge(
+    service: str,
+    generation: str,
+    measurements: tuple[Measurement, ...],
+    spec: ProofSpec,
+) -> tuple[Evidence | None, tuple[str, ...]]:
     """The evidence, or None and every reason against this generation, each one sentence with its consequence."""
-    reasons = [reason for measurement in measurements for reason in _reasons(measurement, spec)]
+    reasons = [
+        reason for measurement in measurements for reason in _reasons(measurement, spec)
+    ]
     pairs = tuple(_pair(m) for m in measurements if m.probe.prefill)
     moved = [m.moved for m in measurements if m.probe.prefill]
     seconds = sum(m.seconds for m in moved)
@@ -117,18 +124,27 @@ def _reasons(m: Measurement, spec: ProofSpec) -> list[str]:
     if prefill := m.probe.prefill:
         pair = f"{prefill.name} to {m.probe.decode.name}"
         if m.answer.path != "disaggregated":
-            reasons.append(f"{pair}: the gateway served the request {m.answer.path}, not over the pair")
+            reasons.append(
+                f"{pair}: the gateway served the request {m.answer.path}, not over the pair"
+            )
         if m.moved.transfers <= 0 or m.moved.bytes <= 0:
             reasons.append(
                 f"{pair}: no KV moved; decode computed the prompt again itself. "
                 f"Clients would get right answers at the price of two prefills"
             )
         if m.moved.failures > 0:
-            reasons.append(f"{pair}: the engine counted {m.moved.failures:.0f} failed KV transfers")
+            reasons.append(
+                f"{pair}: the engine counted {m.moved.failures:.0f} failed KV transfers"
+            )
         if m.transport not in ("unknown", spec.transport):
-            reasons.append(f"{pair}: KV went over {m.transport}, not over {spec.transport} as declared (transfer.transport)")
+            reasons.append(
+                f"{pair}: KV went over {m.transport}, not over {spec.transport} as declared (transfer.transport)"
+            )
     same = same_tokens(m.answer, m.reference)
-    if same < min(len(m.answer.tokens), len(m.reference.tokens)) and m.reference.gaps_nats[same] > spec.divergence_gap_nats_max:
+    if (
+        same < min(len(m.answer.tokens), len(m.reference.tokens))
+        and m.reference.gaps_nats[same] > spec.divergence_gap_nats_max
+    ):
         reasons.append(
             f"{m.probe.decode.name}: over the pair it answered {m.answer.text!r}, alone {m.reference.text!r}; they part at token "
             f"{same + 1}, where the reference was sure ({m.reference.gaps_nats[same]:.2f} nats between its two best tokens, at most "

@@ -43,14 +43,20 @@ async def prove(
     Raises:
         ProofFailedError: with every reason.
     """
-    probes = plan_probes(workers, disaggregated=disaggregated, salt=salt, context_tokens=context_tokens)
+    probes = plan_probes(
+        workers, disaggregated=disaggregated, salt=salt, context_tokens=context_tokens
+    )
     headers = {"x-tandem-proof": token, "x-tandem-generation": generation}
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         try:
-            measurements = [await _measure(session, url, headers, model, probe) for probe in probes]
+            measurements = [
+                await _measure(session, url, headers, model, probe) for probe in probes
+            ]
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            msg = f"a proof request did not come through: {error or type(error).__name__}"
+            msg = (
+                f"a proof request did not come through: {error or type(error).__name__}"
+            )
             raise ProofFailedError(msg) from error
     evidence, reasons = judge(service, generation, tuple(measurements), spec)
     if evidence is None:
@@ -58,13 +64,21 @@ async def prove(
     return evidence
 
 
-async def _measure(session: aiohttp.ClientSession, url: str, headers: dict[str, str], model: str, probe: Probe) -> Measurement:
+async def _measure(
+    session: aiohttp.ClientSession,
+    url: str,
+    headers: dict[str, str],
+    model: str,
+    probe: Probe,
+) -> Measurement:
     before, _ = await _counters(session, probe.decode)
     pair = {"x-tandem-decode": probe.decode.name}
     alone = {"x-tandem-decode": probe.decode.name, "x-tandem-path": "aggregated"}
     if probe.prefill:
         pair["x-tandem-prefill"] = probe.prefill.name
-    answer = await _ask(session, url, headers | (pair if probe.prefill else alone), model, probe)
+    answer = await _ask(
+        session, url, headers | (pair if probe.prefill else alone), model, probe
+    )
     reference = await _ask(session, url, headers | alone, model, probe)
     deadline_s = time.monotonic() + COUNTER_TIMEOUT_S
     while True:
@@ -75,7 +89,13 @@ async def _measure(session: aiohttp.ClientSession, url: str, headers: dict[str, 
         await asyncio.sleep(0.2)
 
 
-async def _ask(session: aiohttp.ClientSession, url: str, headers: dict[str, str], model: str, probe: Probe) -> Answer:
+async def _ask(
+    session: aiohttp.ClientSession,
+    url: str,
+    headers: dict[str, str],
+    model: str,
+    probe: Probe,
+) -> Answer:
     body = {
         "model": model, "messages": [{"role": role, "content": content} for role, content in probe.messages], "temperature": 0,
         "max_tokens": OUTPUT_TOKENS, "stream": True, "stream_options": {"include_usage": True}, "logprobs": True, "top_logprobs": 2,
@@ -83,7 +103,9 @@ async def _ask(session: aiohttp.ClientSession, url: str, headers: dict[str, str]
     started_s = time.monotonic()
     arrivals_s: list[float] = []
     chunks: list[dict[str, Any]] = []
-    async with session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
+    async with session.post(
+        f"{url}/v1/chat/completions", json=body, headers=headers
+    ) as response:
         if response.status != 200:
             reason = (await response.text())[:500]
             msg = f"{_route(probe)}: the gateway answered {response.status}: {reason}"
@@ -100,11 +122,22 @@ async def _ask(session: aiohttp.ClientSession, url: str, headers: dict[str, str]
         return _answer(chunks, arrivals_s, started_s, dict(response.headers))
 
 
-def _answer(chunks: list[dict[str, Any]], arrivals_s: list[float], started_s: float, headers: dict[str, str]) -> Answer:
+def _answer(
+    chunks: list[dict[str, Any]],
+    arrivals_s: list[float],
+    started_s: float,
+    headers: dict[str, str],
+) -> Answer:
     choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
-    logprobs = [entry for choice in choices for entry in (choice.get("logprobs") or {}).get("content") or []]
+    logprobs = [
+        entry
+        for choice in choices
+        for entry in (choice.get("logprobs") or {}).get("content") or []
+    ]
     names = {name.lower(): value for name, value in headers.items()}
-    usage = next((chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage")), {})
+    usage = next(
+        (chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage")), {}
+    )
     span_s = arrivals_s[-1] - arrivals_s[0] if arrivals_s else 0.0
     return Answer(
         text="".join(choice["delta"].get("content") or "" for choice in choices),
@@ -125,10 +158,16 @@ def _gap_nats(entry: dict[str, Any]) -> float:
 
 
 def _route(probe: Probe) -> str:
-    return f"{probe.prefill.name} to {probe.decode.name}" if probe.prefill else probe.decode.name
+    return (
+        f"{probe.prefill.name} to {probe.decode.name}"
+        if probe.prefill
+        else probe.decode.name
+    )
 
 
-async def _counters(session: aiohttp.ClientSession, worker: Candidate) -> tuple[KvCounters, str]:
+async def _counters(
+    session: aiohttp.ClientSession, worker: Candidate
+) -> tuple[KvCounters, str]:
     async with session.get(f"{worker.agent_url}/metrics") as response:
         response.raise_for_status()
         families = list(text_string_to_metric_families(await response.text()))
@@ -137,7 +176,14 @@ async def _counters(session: aiohttp.ClientSession, worker: Candidate) -> tuple[
     def total(name: str) -> float:
         return sum(sample.value for sample in samples if sample.name == name)
 
-    transport = next((s.labels["transport"] for s in samples if s.name == "tandem_kv_transport_info" and s.value), "unknown")
+    transport = next(
+        (
+            s.labels["transport"]
+            for s in samples
+            if s.name == "tandem_kv_transport_info" and s.value
+        ),
+        "unknown",
+    )
     counters = KvCounters(
         transfers=total("tandem_kv_transfers_total"), bytes=total("tandem_kv_bytes_total"),
         seconds=total("tandem_kv_seconds_total"), failures=total("tandem_kv_failures_total"),

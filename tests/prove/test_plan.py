@@ -1,0 +1,73 @@
+"""Which requests prove a generation."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from pulumi_tandem.prove.plan import Candidate, plan_probes
+
+BOTH = ("prefill", "decode")
+
+
+def pool(phase: str, count: int, phases: tuple[str, ...]) -> tuple[Candidate, ...]:
+    return tuple(
+        Candidate(f"{phase}-{i}", phase, phases, f"http://agent/{phase}/{i}")
+        for i in range(count)
+    )  # type: ignore[arg-type]
+
+
+@given(prefill=st.integers(1, 5), decode=st.integers(1, 5), flexible=st.booleans())
+def test_every_worker_is_used_in_each_phase_that_it_may_take(
+    prefill: int, decode: int, flexible: bool
+) -> None:
+    """A worker that is proven in one phase only would serve the other one unproven."""
+    workers = pool("prefill", prefill, BOTH if flexible else ("prefill",)) + pool(
+        "decode", decode, BOTH if flexible else ("decode",)
+    )
+
+    probes = plan_probes(workers, disaggregated=True, salt="s", context_tokens=2048)
+
+    used = {(probe.prefill.name, "prefill") for probe in probes if probe.prefill} | {
+        (probe.decode.name, "decode") for probe in probes
+    }
+    assert used == {
+        (worker.name, phase) for worker in workers for phase in worker.phases
+    }
+
+
+@given(count=st.integers(1, 4))
+def test_an_aggregated_service_is_asked_worker_by_worker(count: int) -> None:
+    """Without a hand-off every worker answers alone."""
+    probes = plan_probes(
+        pool("decode", count, BOTH), disaggregated=False, salt="s", context_tokens=2048
+    )
+
+    assert [probe.decode.name for probe in probes] == [
+        f"decode-{i}" for i in range(count)
+    ]
+    assert all(probe.prefill is None for probe in probes)
+
+
+def test_no_two_prompts_are_equal() -> None:
+    """A prompt that a prefix cache knows would move nothing."""
+    probes = plan_probes(
+        pool("prefill", 2, BOTH) + pool("decode", 2, BOTH),
+        disaggregated=True,
+        salt="s",
+        context_tokens=2048,
+    )
+
+    assert len({probe.messages for probe in probes}) == len(probes)
+
+
+def test_prompts_fit_a_short_context() -> None:
+    """A service of few context tokens is not asked for more than half of them."""
+    probes = plan_probes(
+        pool("prefill", 1, BOTH) + pool("decode", 1, BOTH),
+        disaggregated=True,
+        salt="s",
+        context_tokens=128,
+    )
+
+    assert (
+        max(len(content.split()) for probe in probes for _, content in probe.messages)
+        < 128
+    )

@@ -1,0 +1,249 @@
+"""A client that keeps asking, and knows what the undisturbed answers are.
+
+Requests are few kinds, each deterministic (greedy, float32), so every answer can be compared token for token with the
+one that was recorded while nothing was disturbed.
+"""
+
+import asyncio
+import collections
+import contextlib
+import itertools
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import httpx
+
+MODEL = "SmolLM2-135M-Instruct"
+REQUEST_TIMEOUT_S = 240.0
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The weather of a city.",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+            },
+        },
+    }
+]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One request of the load."""
+
+    name: str
+    path: str
+    body: dict[str, Any] = field(hash=False)
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer comes as events."""
+        return bool(self.body.get("stream"))
+
+
+def kinds(max_tokens: int = 32) -> tuple[Kind, ...]:
+    """Chat and completions, streaming and not, one with tools."""
+    question = [
+        {
+            "role": "user",
+            "content": "Tell me a short story about a fox, a dog and a river.",
+        }
+    ]
+    prompt = "The three most important things to know about the city of Paris are"
+    stream = {"stream": True, "stream_options": {"include_usage": True}}
+    common = {
+        "model": MODEL,
+        "temperature": 0,
+        "max_tokens": max_tokens,
+        "ignore_eos": True,
+    }
+    return (
+        Kind("chat", "/v1/chat/completions", {**common, "messages": question}),
+        Kind(
+            "chat-stream",
+            "/v1/chat/completions",
+            {**common, **stream, "messages": question},
+        ),
+        Kind("text", "/v1/completions", {**common, "prompt": prompt}),
+        Kind("text-stream", "/v1/completions", {**common, **stream, "prompt": prompt}),
+        Kind(
+            "tools",
+            "/v1/chat/completions",
+            {**common, "messages": question, "tools": TOOLS, "tool_choice": "none"},
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the client saw."""
+
+    text: str
+    usage: tuple[int, int]
+    """Prompt and completion tokens."""
+    finish: str
+
+
+@dataclass
+class Outcome:
+    """What became of one request: an answer, or why there is none."""
+
+    kind: Kind
+    answer: Answer | None = None
+    failure: str = ""
+
+
+async def ask(client: httpx.AsyncClient, kind: Kind) -> Outcome:
+    """Send one request as any client would, without a retry of its own."""
+    try:
+        if not kind.streams:
+            response = await client.post(kind.path, json=kind.body)
+            if response.status_code != 200:
+                return Outcome(
+                    kind, failure=f"{response.status_code}: {response.text[:200]}"
+                )
+            return Outcome(kind, _whole(response.json()))
+        async with client.stream("POST", kind.path, json=kind.body) as response:
+            if response.status_code != 200:
+                return Outcome(
+                    kind,
+                    failure=f"{response.status_code}: {(await response.aread())[:200]!r}",
+                )
+            return Outcome(kind, await _streamed(response.aiter_lines()))
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        return Outcome(kind, failure=f"{type(error).__name__}: {error}")
+
+
+def _whole(body: dict[str, Any]) -> Answer:
+    choice = body["choices"][0]
+    text = choice["text"] if "text" in choice else choice["message"]["content"] or ""
+    return Answer(
+        text,
+        (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"]),
+        choice["finish_reason"],
+    )
+
+
+async def _streamed(lines: AsyncIterator[str]) -> Answer:
+    text, usage, finish, done = "", (0, 0), "", False
+    async for line in lines:
+        if line == "data: [DONE]":
+            done = True
+        elif line.startswith("data: "):
+            chunk = json.loads(line.removeprefix("data: "))
+            if "error" in chunk:
+                raise ValueError(f"error event: {chunk['error']}")
+            assert "token_ids" not in line, (
+                "ids that the client did not ask for reached it"
+            )
+            for choice in chunk["choices"]:
+                text += (
+                    choice["text"]
+                    if "text" in choice
+                    else choice["delta"].get("content")
+                ) or ""
+                finish = choice.get("finish_reason") or finish
+            if chunk.get("usage"):
+                usage = (
+                    chunk["usage"]["prompt_tokens"],
+                    chunk["usage"]["completion_tokens"],
+                )
+    if not done:
+        raise ValueError(f"the stream ended without [DONE] after {text!r}")
+    return Answer(text, usage, finish)
+
+
+class Load:
+    """Several clients that ask one after the other, until told to stop."""
+
+    def __init__(
+        self,
+        url: str,
+        expected: dict[str, Answer],
+        *,
+        clients: int = 3,
+        max_tokens: int = 32,
+    ) -> None:
+        """Expects, for each kind, the answer of the undisturbed run."""
+        self.url = url
+        self.expected = expected
+        self.clients = clients
+        self.kinds = kinds(max_tokens)
+        self.outcomes: list[Outcome] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    async def __aenter__(self) -> Self:
+        turns = itertools.cycle(self.kinds)
+        self._tasks = [
+            asyncio.create_task(self._keep_asking(turns)) for _ in range(self.clients)
+        ]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+
+    async def _keep_asking(self, turns: Any) -> None:
+        async with httpx.AsyncClient(
+            base_url=self.url, timeout=REQUEST_TIMEOUT_S
+        ) as client:
+            while not self._stopping:
+                self.outcomes.append(await ask(client, next(turns)))
+
+    async def answered(self, count: int) -> None:
+        """Wait until `count` more requests have come back, whatever became of them."""
+        wanted = len(self.outcomes) + count
+        while len(self.outcomes) < wanted:
+            await asyncio.sleep(0.05)
+
+    @property
+    def failures(self) -> list[str]:
+        """Every request that did not get the undisturbed answer, in words."""
+        failed = [
+            f"{o.kind.name}: {o.failure}" for o in self.outcomes if o.answer is None
+        ]
+        wrong = [
+            f"{o.kind.name}: {o.answer} instead of {self.expected[o.kind.name]}"
+            for o in self.outcomes
+            if o.answer is not None and o.answer != self.expected[o.kind.name]
+        ]
+        return failed + wrong
+
+    def summary(self) -> dict[str, int]:
+        """How many of each kind were answered."""
+        return dict(
+            collections.Counter(
+                outcome.kind.name for outcome in self.outcomes if outcome.answer
+            )
+        )
+
+
+async def undisturbed(url: str, max_tokens: int = 32) -> dict[str, Answer]:
+    """The answers while nothing is disturbed; each asked twice, which must agree."""
+    answers: dict[str, Answer] = {}
+    async with httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT_S) as client:
+        for kind in kinds(max_tokens):
+            first, second = await ask(client, kind), await ask(client, kind)
+            assert first.answer is not None, f"{kind.name}: {first.failure}"
+            assert first.answer == second.answer, f"{kind.name} is not deterministic"
+            answers[kind.name] = first.answer
+    return answers
+
+
+@contextlib.asynccontextmanager
+async def steady(
+    url: str, expected: dict[str, Answer], **options: Any
+) -> AsyncIterator[Load]:
+    """A load that must have come through without one failure when the block ends."""
+    async with Load(url, expected, **options) as load:
+        yield load
+    assert load.failures == [], (
+        f"{len(load.failures)} of {len(load.outcomes)} requests failed"
+    )

@@ -1,0 +1,41 @@
+"""A service whose declaration the tests change between updates: `TANDEM_TEST_DECLARATION` holds the changes as JSON."""
+
+import json
+import os
+
+import pulumi
+import pulumi_tandem as tandem
+from pulumi_tandem import local
+
+changes = json.loads(os.environ.get("TANDEM_TEST_DECLARATION", "{}"))
+pool = {
+    "gpu": "cpu",
+    "sequences": 8,
+    "extra_args": ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"],
+    **changes.get("pool", {}),
+}
+chat = tandem.Service(
+    name="chat",
+    # float32: a resumed stream then equals the unbroken one token for token; in bf16 the kernels' numerics differ
+    model=tandem.Model(
+        name="SmolLM2-135M-Instruct",
+        path=os.environ["TANDEM_MODEL_DIR"],
+        dtype="float32",
+    ),
+    engine=tandem.Vllm(version="0.32.0"),
+    prefill=tandem.Pool(**pool, **changes.get("prefill", {})),
+    decode=tandem.Pool(**pool, **changes.get("decode", {})),
+    context_tokens=2048,
+    transfer=tandem.Transfer(lease_s=6, **changes.get("transfer", {})),
+    **{
+        "limits": tandem.Limits(stall_timeout_s=15),
+        "grace": tandem.Grace(drain_timeout_s=60),
+        **changes.get("service", {}),
+    },
+)
+
+inference = local.Inference("chat", local.InferenceArgs(service=chat))
+
+pulumi.export("url", inference.url)
+pulumi.export("generation", inference.generation)
+pulumi.export("evidence", inference.evidence)
