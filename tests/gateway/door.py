@@ -1,0 +1,87 @@
+"""A gateway in this process, in front of a fake fleet, for tests over real sockets."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from tandem_worker.contract import GatewaySpec
+from tandem_worker.gateway.main import serve
+from tandem_worker.gateway.server import Keys
+
+from tests.fakes.agent import FakeFleet
+
+PROOF = "proof-token"
+
+
+@dataclass(slots=True)
+class Door:
+    """A running gateway and what tests do to it."""
+
+    url: str
+    session: aiohttp.ClientSession
+    fleet: FakeFleet
+    stop: asyncio.Event
+    served: "asyncio.Task[None]"
+
+    async def fleet_view(self) -> dict[str, Any]:
+        """What `/fleet` says."""
+        async with self.session.get(f"{self.url}/fleet", headers={"x-tandem-proof": PROOF}) as answer:
+            return await answer.json()
+
+    async def counts(self) -> dict[str, int]:
+        """The counters of `/fleet`."""
+        return (await self.fleet_view())["counts"]
+
+    async def until_ready(self, *names: str) -> None:
+        """Wait until these workers (all, when none is named) take requests."""
+        wanted = set(names or self.fleet.workers)
+        while True:
+            view = await self.fleet_view()
+            if wanted <= {worker["name"] for worker in view["workers"] if worker["ready"]}:
+                return
+            await asyncio.sleep(0.01)
+
+    async def post(self, path: str, body: object, **headers: str) -> tuple[int, dict[str, str], Any]:
+        """A whole answer: status, headers, JSON."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.session.post(f"{self.url}{path}", json=body, headers=named) as answer:
+            return answer.status, {k.lower(): v for k, v in answer.headers.items()}, json.loads(await answer.read())
+
+    async def events(self, path: str, body: object, **headers: str) -> tuple[dict[str, str], list[Any]]:
+        """A streamed answer: headers and events, `[DONE]` as that string."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.session.post(f"{self.url}{path}", json=body, headers=named) as answer:
+            text = (await answer.read()).decode()
+            assert answer.status == 200, text
+            return {k.lower(): v for k, v in answer.headers.items()}, parse_events(text)
+
+
+def parse_events(text: str) -> list[Any]:
+    """The events of a stream, JSON parsed; `[DONE]` stays a string."""
+    datas = [event.removeprefix("data: ") for event in text.split("\n\n") if event.startswith("data: ")]
+    return [data if data == "[DONE]" else json.loads(data) for data in datas]
+
+
+@asynccontextmanager
+async def door(folder: Path, fleet: FakeFleet, *, keys: Keys | None = None, **spec: Any) -> AsyncIterator[Door]:
+    """A gateway in front of `fleet`, once every worker of it is ready."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    terms = {"service": fleet.service, "served_names": fleet.served_names, "dialect": "vllm-nixl-pull"} | spec
+    stop = asyncio.Event()
+    gateway_spec = GatewaySpec.model_validate(terms)
+    served = asyncio.create_task(serve(gateway_spec, keys or Keys((), PROOF), folder, listener, stop))
+    async with aiohttp.ClientSession() as session:
+        running = Door(url, session, fleet, stop, served)
+        await running.until_ready()
+        try:
+            yield running
+        finally:
+            stop.set()
+            await served

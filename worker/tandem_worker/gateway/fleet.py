@@ -1,0 +1,161 @@
+"""What the gateway knows of its workers: who is there, who answers, who is busy with what.
+
+State without I/O: `watch` reports what it read and probed, exchanges report how they fared, and
+`pair` reads. Time is a parameter everywhere (`now_s`, any monotonic clock).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tandem_worker.contract import Phase, WorkerRecord
+
+SUSPICION_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Shortest time a worker stays out after its n-th failure in a row; a good probe ends it only then.
+
+The first two cost nothing but the wait for the next good probe: a cut connection is no illness.
+"""
+
+ERRORS_UNTIL_SUSPECT = 3
+"""Answers of status 5xx in a row that make a worker suspect; one alone may be the request's fault."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker: its record, what its agent last said, and what this gateway has running there."""
+
+    record: WorkerRecord
+    answering: bool = False
+    """Whether the agent's last `/ready` was good."""
+    draining: bool = False
+    """Whether the agent says it is leaving: no new requests, but running ones are safe."""
+    unwell_since_s: float | None = None
+    """Since when `/ready` has been bad without a drain as its reason."""
+    suspect_since_s: float | None = None
+    failures: int = 0
+    """Failures since the last success."""
+    errors: int = 0
+    """Answers of status 5xx since the last success."""
+    prefills: int = 0
+    decodes: int = 0
+    prefill_bytes: int = 0
+    """Bytes of the request bodies that are being prefilled here."""
+    turn: int = 0
+    """When this worker was last chosen, counted in choices; the longest unused one breaks ties."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests may go there."""
+        return self.answering and self.suspect_since_s is None and not self.draining and not self.record.draining
+
+
+class Fleet:
+    """All workers of one service, of every generation, and which generation serves clients."""
+
+    def __init__(self) -> None:
+        self.active: str | None = None
+        self.workers: dict[str, Worker] = {}
+        self._turn = 0
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self.workers.values())
+
+    def get(self, name: str | None) -> Worker | None:
+        """The worker of that name, None when it has left."""
+        return None if name is None else self.workers.get(name)
+
+    def observe(self, records: Iterable[WorkerRecord], active: str | None) -> bool:
+        """Take over what the fleet's source says now; returns whether anything changed.
+
+        A record that changed in more than its draining mark is another process: nothing is known of it.
+        """
+        found = {record.name: record for record in records}
+        changed = active != self.active
+        self.active = active
+        for name in [name for name in self.workers if name not in found]:
+            del self.workers[name]
+            changed = True
+        for name, record in found.items():
+            known = self.workers.get(name)
+            if known is not None and known.record == record:
+                continue
+            changed = True
+            if known is not None and known.record.model_copy(update={"draining": record.draining}) == record:
+                known.record = record
+            else:
+                self.workers[name] = Worker(record)
+        return changed
+
+    def probed(self, name: str, *, good: bool, draining: bool, asked_s: float, now_s: float) -> bool:
+        """Take over one answer of a worker's agent; returns whether the worker became ready by it.
+
+        `asked_s` is when the question was sent: an answer to an older question clears no suspicion.
+        """
+        worker = self.workers.get(name)
+        if worker is None:
+            return False
+        was_ready = worker.ready
+        worker.answering = good
+        worker.draining = draining
+        if good or draining:
+            worker.unwell_since_s = None
+        elif worker.unwell_since_s is None:
+            worker.unwell_since_s = now_s
+        since_s = worker.suspect_since_s
+        if good and since_s is not None and asked_s >= since_s + _suspicion_s(worker.failures):
+            worker.suspect_since_s = None
+            worker.errors = 0
+        return worker.ready and not was_ready
+
+    def suspect(self, name: str, now_s: float) -> None:
+        """A worker failed a request in a way that speaks against the worker itself."""
+        if worker := self.workers.get(name):
+            worker.failures += 1
+            worker.suspect_since_s = now_s
+
+    def erred(self, name: str, now_s: float) -> None:
+        """A worker answered with an error of its own (5xx)."""
+        if worker := self.workers.get(name):
+            worker.errors += 1
+            if worker.errors >= ERRORS_UNTIL_SUSPECT:
+                self.suspect(name, now_s)
+
+    def worked(self, name: str) -> None:
+        """A worker did what it was asked."""
+        if worker := self.workers.get(name):
+            worker.failures = 0
+            worker.errors = 0
+
+    def begin(self, name: str, phase: Phase, body_bytes: int) -> None:
+        """A request of this gateway starts on a worker."""
+        if worker := self.workers.get(name):
+            self._turn += 1
+            worker.turn = self._turn
+            if phase == "prefill":
+                worker.prefills += 1
+                worker.prefill_bytes += body_bytes
+            else:
+                worker.decodes += 1
+
+    def end(self, name: str, phase: Phase, body_bytes: int) -> None:
+        """A request of this gateway ends on a worker, however it went."""
+        if worker := self.workers.get(name):
+            if phase == "prefill":
+                worker.prefills = max(0, worker.prefills - 1)
+                worker.prefill_bytes = max(0, worker.prefill_bytes - body_bytes)
+            else:
+                worker.decodes = max(0, worker.decodes - 1)
+
+    def ready(self, generation: str | None) -> list[Worker]:
+        """Workers of a generation that may take new requests."""
+        return [worker for worker in self if worker.record.generation == generation and worker.ready]
+
+    def has(self, generation: str | None) -> bool:
+        """Whether a generation has any worker at all that is not leaving."""
+        return any(
+            worker.record.generation == generation and not worker.draining and not worker.record.draining
+            for worker in self
+        )
+
+
+def _suspicion_s(failures: int) -> float:
+    return SUSPICION_S[min(failures, len(SUSPICION_S)) - 1] if failures else 0.0

@@ -1,0 +1,113 @@
+"""`tandem-worker gateway`: from a command line to a served listener."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvloop
+from aiohttp import web
+from pydantic import ValidationError
+
+from tandem_worker.contract import GatewaySpec
+from tandem_worker.gateway.exchange import Shared
+from tandem_worker.gateway.fleet import Fleet
+from tandem_worker.gateway.metrics import Metrics
+from tandem_worker.gateway.server import TICK_S, Gateway, Keys, read_keys
+from tandem_worker.gateway.upstream import Upstream
+from tandem_worker.gateway.watch import CONTRACTS_READ, FolderSource, Watcher
+
+EXIT_USAGE = 64
+log = logging.getLogger("tandem.gateway")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the gateway until it is told to stop; returns its exit code."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    options = _parse(argv)
+    try:
+        spec = _load_spec(options.spec)
+        keys = read_keys(options.api_keys_file, options.proof_token_file)
+        listener = _listener(options.listen, options.listen_fd)
+    except (OSError, ValueError) as error:
+        print(f"tandem-worker gateway: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_until_signal(spec, keys, options.fleet_dir, listener))
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tandem-worker gateway", description="The service's OpenAI-compatible door.")
+    parser.add_argument("--spec", type=Path, required=True, help="the gateway's spec, JSON")
+    parser.add_argument("--fleet-dir", type=Path, required=True, help="folder with service.json and workers/")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--listen", metavar="HOST:PORT", help="where to listen")
+    where.add_argument("--listen-fd", type=int, help="an inherited listening socket")
+    parser.add_argument("--api-keys-file", type=Path, help="one API key a line; without it the door is open")
+    parser.add_argument("--proof-token-file", type=Path, help="the token that proofs address workers with")
+    return parser.parse_args(argv)
+
+
+def _load_spec(path: Path) -> GatewaySpec:
+    """Raises: OSError, ValueError with every fault of the file."""
+    try:
+        spec = GatewaySpec.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'the file'}: {f['msg'].lower()}" for f in error.errors())
+        msg = f"the gateway spec {str(path)!r} is not valid: {faults}"
+        raise ValueError(msg) from error
+    if spec.contract not in CONTRACTS_READ:
+        msg = f"the gateway spec {str(path)!r} has contract version {spec.contract}; use a matching worker image"
+        raise ValueError(msg)
+    return spec
+
+
+def _listener(listen: str | None, listen_fd: int | None) -> socket.socket:
+    """Raises: OSError when the address is taken, ValueError when it is none."""
+    if listen_fd is not None:
+        return socket.socket(fileno=listen_fd)
+    host, _, port = (listen or "").rpartition(":")
+    if not port.isdigit():
+        msg = f"--listen {listen!r} is not HOST:PORT"
+        raise ValueError(msg)
+    return socket.create_server((host.strip("[]"), int(port)), backlog=1024, reuse_port=False)
+
+
+async def _until_signal(spec: GatewaySpec, keys: Keys, fleet_dir: Path, listener: socket.socket) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(spec, keys, fleet_dir, listener, stop)
+    return 0
+
+
+async def serve(spec: GatewaySpec, keys: Keys, fleet_dir: Path, listener: socket.socket, stop: asyncio.Event) -> None:
+    """Serve on a listening socket until `stop` is set and everything under way is done."""
+    loop = asyncio.get_running_loop()
+    fleet, upstream = Fleet(), Upstream(loop)
+    shared = Shared(fleet, upstream, Metrics(), loop.time)
+    gateway = Gateway(spec, shared, keys)
+    watcher = Watcher(FolderSource(fleet_dir, spec.service), fleet, upstream, shared.fleet_changed.fire)
+    watcher.refresh()
+    server = web.Server(gateway.handle, handler_cancellation=True, access_log=None)
+    accepting = await loop.create_server(server, sock=listener, backlog=1024)
+    chores = [asyncio.create_task(watcher.run()), asyncio.create_task(_tick(gateway))]
+    log.info("serving %s on %s", spec.service, listener.getsockname())
+    await stop.wait()
+    gateway.draining = True
+    accepting.close()
+    await server.shutdown(spec.drain_timeout_s)
+    for chore in chores:
+        chore.cancel()
+    upstream.close()
+
+
+async def _tick(gateway: Gateway) -> None:
+    while True:
+        gateway.tick()
+        await asyncio.sleep(TICK_S)

@@ -1,0 +1,124 @@
+"""Counts and times of the gateway: for `/metrics` as Prometheus text, for `/fleet` as numbers."""
+
+from collections import deque
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+WINDOW = 2048
+"""How many of the latest requests the percentiles of `/fleet` are taken over."""
+
+TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0, 120.0)
+TPOT_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
+
+COUNTED = (
+    "requests",
+    "completed",
+    "rejected",
+    "refused",
+    "failed",
+    "retried",
+    "resumed",
+    "fallback",
+    "typed_errors",
+    "client_gone",
+    "timeouts",
+)
+"""Events that `/fleet` reports.
+
+requests: arrived at a generating path. completed: answered in full. rejected: turned away by admission
+or full engines (429). refused: wrong requests (other 4xx). failed: error answers of status 5xx.
+typed_errors: streams ended by an error event.
+"""
+
+
+class Percentiles:
+    """Percentiles of the latest values, in milliseconds; bounded memory."""
+
+    def __init__(self) -> None:
+        self._values: deque[float] = deque(maxlen=WINDOW)
+        self._count = 0
+
+    def add(self, seconds: float) -> None:
+        """Take one value."""
+        self._values.append(seconds * 1000)
+        self._count += 1
+
+    def summary(self) -> dict[str, float | int | None]:
+        """`p50` and `p99` of the window, None while it is empty, and the count of all values ever."""
+        ordered = sorted(self._values)
+
+        def at(share: float) -> float | None:
+            return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3) if ordered else None
+
+        return {"p50": at(0.5), "p99": at(0.99), "count": self._count}
+
+
+class Metrics:
+    """Everything that is counted; labels come from fixed sets, never from clients."""
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(COUNTED, 0)
+        self.ttft = Percentiles()
+        self.tpot = Percentiles()
+        self._registry = CollectorRegistry()
+        self._events = {
+            name: Counter(f"tandem_gateway_{name}", f"Requests: {name}", registry=self._registry) for name in COUNTED
+        }
+        self._outcomes = Counter(
+            "tandem_gateway_answers",
+            "Answers by endpoint, path through the fleet, and outcome",
+            ("endpoint", "path", "outcome"),
+            registry=self._registry,
+        )
+        self._losses = Counter(
+            "tandem_gateway_losses", "Failed attempts by phase and kind", ("phase", "kind"), registry=self._registry
+        )
+        self._ttft_s = Histogram(
+            "tandem_gateway_ttft_seconds", "Arrival to first bytes", buckets=TTFT_BUCKETS_S, registry=self._registry
+        )
+        self._tpot_s = Histogram(
+            "tandem_gateway_tpot_seconds",
+            "Mean gap of a stream's tokens",
+            buckets=TPOT_BUCKETS_S,
+            registry=self._registry,
+        )
+        self._gauges = {
+            name: Gauge(f"tandem_gateway_{name}", text, registry=self._registry)
+            for name, text in (
+                ("requests_running", "Requests in the service"),
+                ("requests_waiting", "Requests waiting for a place"),
+                ("workers_ready", "Workers of the active generation that take requests"),
+            )
+        }
+        self._backlog_s = Gauge(
+            "tandem_gateway_backlog_seconds", "Work waiting for a phase", ("phase",), registry=self._registry
+        )
+
+    def count(self, what: str, by: int = 1) -> None:
+        """Count an event of `COUNTED`."""
+        self.counts[what] += by
+        self._events[what].inc(by)
+
+    def answered(self, endpoint: str, path: str, outcome: str) -> None:
+        """One request has its answer, whatever it is."""
+        self._outcomes.labels(endpoint, path, outcome).inc()
+
+    def lost(self, phase: str, kind: str) -> None:
+        """One attempt failed."""
+        self._losses.labels(phase, kind).inc()
+
+    def took(self, ttft_s: float, tpot_s: float | None) -> None:
+        """Times of one answered request; `tpot_s` None when there was no second token."""
+        self.ttft.add(ttft_s)
+        self._ttft_s.observe(ttft_s)
+        if tpot_s is not None:
+            self.tpot.add(tpot_s)
+            self._tpot_s.observe(tpot_s)
+
+    def render(self, gauges: dict[str, float], backlog_s: dict[str, float]) -> bytes:
+        """The Prometheus text, with the gauges as they stand now."""
+        for name, number in gauges.items():
+            self._gauges[name].set(number)
+        for phase, seconds in backlog_s.items():
+            self._backlog_s.labels(phase).set(seconds)
+        return generate_latest(self._registry)

@@ -1,0 +1,140 @@
+"""Which workers a request goes to.
+
+A hand-off needs one worker of each phase, of one generation and one pair key. Where a phase has
+none, and the service allows it, a survivor serves the whole request.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from tandem_worker.gateway.fleet import Fleet, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """Workers that a proof named; they are used as named and no others instead."""
+
+    prefill: str | None = None
+    decode: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a request needs of the fleet."""
+
+    generation: str | None
+    disaggregate: bool
+    reason: str = ""
+    """Why the request runs whole on one worker, when it does not want a hand-off."""
+    survivors_serve_both: bool = True
+    blamed: tuple[str, ...] = ()
+    """Workers that have failed this request, once per failure; they come last."""
+    pinned: Pinned | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request goes: a pair, or one worker for both phases when `prefill` is None."""
+
+    decode: str
+    prefill: str | None = None
+    reason: str = ""
+    """Why there is no hand-off, as the header `x-tandem-reason` says it."""
+    fallback: bool = False
+    """Whether a survivor serves both phases because a phase has none."""
+    fresh: bool = True
+    """Whether no worker of it has failed this request before."""
+
+
+def choose(fleet: Fleet, ask: Ask) -> Route | None:
+    """The best route there is now, None when there is none.
+
+    Order: a pair (or, for a whole request, a worker of the decode phase) that has not failed this
+    request; a survivor that has not; then the least blamed of what is left.
+    """
+    ready = fleet.ready(ask.generation)
+    if ask.pinned is not None:
+        return _pinned(ready, ask, ask.pinned)
+    regular = _pair(ready, ask) if ask.disaggregate else _whole(ready, ask)
+    if regular is not None and regular.fresh:
+        return regular
+    survivor = _survivor(ready, ask) if ask.survivors_serve_both else None
+    if survivor is not None and (survivor.fresh or regular is None):
+        return survivor
+    return regular
+
+
+def can_serve(fleet: Fleet, ask: Ask) -> bool:
+    """Whether a request could be served now."""
+    return choose(fleet, ask) is not None
+
+
+def _pair(ready: list[Worker], ask: Ask) -> Route | None:
+    prefills = [worker for worker in ready if worker.record.phase == "prefill"]
+    decodes = [worker for worker in ready if worker.record.phase == "decode"]
+    routes: list[tuple[tuple[int, int, int, int], Worker, Worker]] = []
+    for key in {worker.record.pair_key for worker in prefills}:
+        prefill = _least(ask, (worker for worker in prefills if worker.record.pair_key == key), _prefill_load)
+        decode = _least(ask, (worker for worker in decodes if worker.record.pair_key == key), _decode_load)
+        if prefill is not None and decode is not None:
+            rank = (_blame(ask, prefill) + _blame(ask, decode), *_prefill_load(prefill), decode.decodes)
+            routes.append((rank, prefill, decode))
+    if not routes:
+        return None
+    rank, prefill, decode = min(routes, key=lambda route: route[0])
+    return Route(decode.record.name, prefill.record.name, fresh=rank[0] == 0)
+
+
+def _whole(ready: list[Worker], ask: Ask) -> Route | None:
+    worker = _least(ask, (worker for worker in ready if worker.record.phase == "decode"), _decode_load)
+    return worker and Route(worker.record.name, reason=ask.reason, fresh=_blame(ask, worker) == 0)
+
+
+def _survivor(ready: list[Worker], ask: Ask) -> Route | None:
+    able = [worker for worker in ready if set(worker.record.phases) >= {"prefill", "decode"}]
+    worker = _least(ask, able, _decode_load)
+    if worker is None:
+        return None
+    phases = {worker.record.phase for worker in ready}
+    lacking = next((f"no-{phase}-ready" for phase in ("prefill", "decode") if phase not in phases), "pair-failed")
+    if not ask.disaggregate:
+        return Route(worker.record.name, reason=ask.reason, fallback=True, fresh=_blame(ask, worker) == 0)
+    return Route(worker.record.name, reason=lacking, fallback=True, fresh=_blame(ask, worker) == 0)
+
+
+def _pinned(ready: list[Worker], ask: Ask, pinned: Pinned) -> Route | None:
+    if not ask.disaggregate or (pinned.prefill is not None and pinned.prefill == pinned.decode):
+        wanted = pinned.decode or pinned.prefill
+        able = [worker for worker in ready if wanted in (None, worker.record.name)]
+        worker = _least(ask, able, _decode_load)
+        return worker and Route(worker.record.name, reason=ask.reason or "proof")
+    named = [
+        worker
+        for worker in ready
+        if worker.record.name in (pinned.prefill, pinned.decode)
+        or (pinned.prefill is None and worker.record.phase == "prefill")
+        or (pinned.decode is None and worker.record.phase == "decode")
+    ]
+    prefills = [w for w in named if pinned.prefill in (None, w.record.name) and w.record.name != pinned.decode]
+    decodes = [w for w in named if pinned.decode in (None, w.record.name) and w.record.name != pinned.prefill]
+    for prefill in sorted(prefills, key=_prefill_load):
+        for decode in sorted(decodes, key=_decode_load):
+            if prefill.record.pair_key == decode.record.pair_key and prefill is not decode:
+                return Route(decode.record.name, prefill.record.name)
+    return None
+
+
+def _least(ask: Ask, workers: Iterable[Worker], load: Callable[[Worker], tuple[int, int]]) -> Worker | None:
+    return min(workers, key=lambda worker: (_blame(ask, worker), *load(worker)), default=None)
+
+
+def _blame(ask: Ask, worker: Worker) -> int:
+    return ask.blamed.count(worker.record.name)
+
+
+def _prefill_load(worker: Worker) -> tuple[int, int]:
+    return worker.prefill_bytes, worker.turn
+
+
+def _decode_load(worker: Worker) -> tuple[int, int]:
+    return worker.decodes + worker.prefills, worker.turn

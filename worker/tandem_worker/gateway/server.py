@@ -1,0 +1,396 @@
+"""The front door: one listener, every path, from bytes of a client to an admitted request."""
+
+import asyncio
+import hmac
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from tandem_worker.contract import GatewaySpec
+from tandem_worker.dialects import vllm
+from tandem_worker.gateway.admit import Admission, Queue
+from tandem_worker.gateway.errors import Refusal, error_body, invalid
+from tandem_worker.gateway.exchange import EVENT_STREAM, Serving, Shared
+from tandem_worker.gateway.handoff import Terms
+from tandem_worker.gateway.pair import Ask, Pinned, can_serve
+from tandem_worker.gateway.request import ANY_WORKER, GENERATING, NOT_SERVED, ClientRequest, read_request
+from tandem_worker.gateway.upstream import UpstreamError
+
+log = logging.getLogger("tandem.gateway")
+
+JSON = "application/json"
+REQUEST_ID_CHARS_MAX = 128
+TICK_S = 0.1
+Answer = web.StreamResponse
+Handler = Callable[[web.BaseRequest, str], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Secrets that open the door; empty API keys mean an open door."""
+
+    api: tuple[str, ...] = ()
+    proof: str | None = None
+
+
+class HttpClient:
+    """One client's response, as exchanges write it."""
+
+    def __init__(self, request: web.BaseRequest, request_id: str) -> None:
+        self._request = request
+        self._id = {"x-request-id": request_id}
+        self.response: web.StreamResponse | None = None
+
+    async def begin(self, headers: dict[str, str]) -> None:
+        """Send the response headers of an event stream."""
+        response = web.StreamResponse(headers={**self._id, **headers, "cache-control": "no-cache"})
+        response.content_type = EVENT_STREAM
+        response.charset = "utf-8"
+        response.enable_chunked_encoding()
+        self.response = response
+        await response.prepare(self._request)
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the stream."""
+        assert self.response is not None
+        await self.response.write(data)
+
+    async def answer(self, status: int, content_type: str, headers: dict[str, str], body: bytes) -> None:
+        """Send a whole answer."""
+        headers = {**self._id, **headers, "content-type": content_type or JSON}
+        self.response = web.Response(status=status, headers=headers, body=body)
+
+    async def refuse(self, refusal: Refusal, headers: dict[str, str]) -> None:
+        """Send an error answer."""
+        self.response = refused(refusal, {**self._id, **headers})
+
+
+def refused(refusal: Refusal, headers: dict[str, str] | None = None) -> web.Response:
+    """The HTTP answer of a refusal."""
+    all_headers = dict(headers or {})
+    if refusal.retry_after_s is not None:
+        all_headers["retry-after"] = str(refusal.retry_after_s)
+    return web.Response(status=refusal.status, body=error_body(refusal), content_type=JSON, headers=all_headers)
+
+
+class Gateway:
+    """Answers requests; owns the queue and everything that runs."""
+
+    def __init__(self, spec: GatewaySpec, shared: Shared, keys: Keys) -> None:
+        self.spec = spec
+        self.shared = shared
+        self.keys = keys
+        self.queue = Queue(spec.requests_running_max, spec.requests_waiting_max)
+        self.draining = False
+        self.running: set[Serving] = set()
+        self._admitted: dict[int, asyncio.Future[None]] = {}
+        self._sequence = 0
+        self._nonce = os.urandom(3).hex()
+        self._started_unix = 0
+        self._routes: dict[tuple[str, str], Handler] = {
+            ("GET", "/live"): self._live,
+            ("GET", "/health"): self._health,
+            ("GET", "/metrics"): self._metrics,
+            ("GET", "/fleet"): self._fleet,
+            ("GET", "/v1/models"): self._models,
+            **{("POST", path): self._generate for path in GENERATING},
+            **{("POST", path): self._any_worker for path in ANY_WORKER},
+            **{("POST", path): self._not_served for path in NOT_SERVED},
+        }
+
+    async def handle(self, request: web.BaseRequest) -> Answer:
+        """Answer one HTTP request."""
+        request_id = self._request_id(request)
+        handler = self._routes.get((request.method, request.path))
+        if handler is None:
+            response = self._no_route(request)
+        elif request.path not in ("/live", "/health") and not self._may_enter(request):
+            message = "this service needs an API key: send it as `authorization: Bearer KEY`"
+            response = refused(Refusal(401, "invalid_request_error", "invalid_api_key", message))
+        else:
+            response = await handler(request, request_id)
+        if not response.prepared:
+            response.headers.setdefault("x-request-id", request_id)
+        return response
+
+    def tick(self) -> None:
+        """Look after everything that runs: deadlines."""
+        now_s = self.shared.now()
+        for serving in self.running:
+            if now_s >= serving.state.terms.deadline_s:
+                serving.expire()
+        self.shared.upstream.drop_idle()
+
+    # Who may enter.
+
+    def _may_enter(self, request: web.BaseRequest) -> bool:
+        if not self.keys.api or self._has_proof(request):
+            return True
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        given = (key if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")).strip().encode()
+        # Every key is compared, so that the time taken tells nothing about which one matched.
+        return any([hmac.compare_digest(given, known.encode()) for known in self.keys.api])
+
+    def _has_proof(self, request: web.BaseRequest) -> bool:
+        given = request.headers.get("x-tandem-proof")
+        if given is None or self.keys.proof is None:
+            return False
+        return hmac.compare_digest(given.encode(), self.keys.proof.encode())
+
+    def _request_id(self, request: web.BaseRequest) -> str:
+        given = request.headers.get("x-request-id", "")
+        if given and len(given) <= REQUEST_ID_CHARS_MAX and given.isascii() and given.isprintable():
+            return given
+        return os.urandom(16).hex()
+
+    # What the gateway says of itself.
+
+    async def _live(self, _request: web.BaseRequest, _request_id: str) -> Answer:
+        # Two gateways share one socket while one takes over from the other: the caller must know who answered.
+        return web.json_response({"instance": os.environ.get("TANDEM_INSTANCE", "")})
+
+    async def _health(self, _request: web.BaseRequest, _request_id: str) -> Answer:
+        if self.draining:
+            return _unhealthy("the gateway is draining")
+        if not self._can_serve():
+            return _unhealthy("no worker of the active generation is ready")
+        return web.Response(text="ok\n")
+
+    def _can_serve(self) -> bool:
+        fleet, spec = self.shared.fleet, self.spec
+        ask = Ask(fleet.active, spec.disaggregated, survivors_serve_both=spec.survivors_serve_both)
+        return fleet.active is not None and can_serve(fleet, ask)
+
+    async def _models(self, _request: web.BaseRequest, _request_id: str) -> Answer:
+        limit = {"max_model_len": self.spec.context_tokens_max} if self.spec.context_tokens_max else {}
+        models = [
+            {
+                "id": name,
+                "object": "model",
+                "created": 0,
+                "owned_by": "tandem",
+                "root": self.spec.served_names[0],
+                **limit,
+            }
+            for name in self.spec.served_names
+        ]
+        return _json({"object": "list", "data": models})
+
+    async def _fleet(self, _request: web.BaseRequest, _request_id: str) -> Answer:
+        fleet, metrics = self.shared.fleet, self.shared.metrics
+        workers = [
+            {
+                "name": worker.record.name,
+                "generation": worker.record.generation,
+                "pool": worker.record.pool,
+                "phase": worker.record.phase,
+                "phases": list(worker.record.phases),
+                "ready": worker.ready,
+                "suspect": worker.suspect_since_s is not None,
+                "draining": worker.draining or worker.record.draining,
+                "running_prefill": worker.prefills,
+                "running_decode": worker.decodes,
+            }
+            for worker in fleet
+        ]
+        return _json(
+            {
+                "contract": self.spec.contract,
+                "service": self.spec.service,
+                "active_generation": fleet.active,
+                "ready": self._can_serve() and not self.draining,
+                "queue": {"running": self.queue.running, "waiting": len(self.queue.waiting)},
+                "workers": sorted(workers, key=lambda worker: str(worker["name"])),
+                "counts": metrics.counts,
+                "ttft_ms": metrics.ttft.summary(),
+                "tpot_ms": metrics.tpot.summary(),
+            }
+        )
+
+    async def _metrics(self, _request: web.BaseRequest, _request_id: str) -> Answer:
+        fleet = self.shared.fleet
+        gauges = {
+            "requests_running": float(self.queue.running),
+            "requests_waiting": float(len(self.queue.waiting)),
+            "workers_ready": float(len(fleet.ready(fleet.active))),
+        }
+        body = self.shared.metrics.render(gauges, {})
+        return web.Response(body=body, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    def _no_route(self, request: web.BaseRequest) -> Answer:
+        methods = sorted(method for method, path in self._routes if path == request.path)
+        if methods:
+            message = f"{request.path} takes {', '.join(methods)}"
+            answer = refused(Refusal(405, "invalid_request_error", "method_not_allowed", message))
+            answer.headers["allow"] = ", ".join(methods)
+            return answer
+        return refused(Refusal(404, "invalid_request_error", "not_found", f"there is no {request.path[:200]}"))
+
+    async def _not_served(self, request: web.BaseRequest, _request_id: str) -> Answer:
+        message = f"{request.path} is not served: this service generates text and has no model for it"
+        return refused(Refusal(501, "not_implemented_error", "not_implemented", message))
+
+    # Requests for the engines.
+
+    async def _generate(self, request: web.BaseRequest, request_id: str) -> Answer:
+        metrics = self.shared.metrics
+        metrics.count("requests")
+        read = await self._read(request)
+        terms = read if isinstance(read, Refusal) else self._terms(request, read)
+        if isinstance(read, Refusal) or isinstance(terms, Refusal):
+            refusal = read if isinstance(read, Refusal) else terms
+            assert isinstance(refusal, Refusal)
+            metrics.count("refused")
+            return refused(refusal)
+        client = HttpClient(request, request_id)
+        sequence = self._next()
+        turned_away = await self._enter(sequence, terms)
+        if turned_away is not None:
+            metrics.count("rejected" if turned_away.status == 429 else "timeouts")
+            return refused(turned_away)
+        entered_s = self.shared.now()
+        serving = Serving(self.shared, client, read, terms, f"{request_id}-{self._nonce}{sequence:x}")
+        self.running.add(serving)
+        try:
+            await serving.run()
+        finally:
+            self.running.discard(serving)
+            self._leave(self.shared.now() - entered_s)
+            self._account(read.endpoint, serving)
+        assert client.response is not None
+        if client.response.prepared:
+            await client.response.write_eof()
+        return client.response
+
+    def _account(self, endpoint: str, serving: Serving) -> None:
+        metrics = self.shared.metrics
+        if serving.outcome in ("completed", "refused", "failed", "rejected"):
+            metrics.count(serving.outcome)
+        route = serving.state.route
+        path = "none" if route is None else "aggregated" if route.prefill is None else "disaggregated"
+        metrics.answered(endpoint, path, serving.outcome)
+        if serving.outcome == "completed" and serving.times is not None:
+            metrics.took(*serving.times)
+
+    async def _any_worker(self, request: web.BaseRequest, request_id: str) -> Answer:
+        read = await self._read(request)
+        if isinstance(read, Refusal):
+            return refused(read)
+        fleet, upstream = self.shared.fleet, self.shared.upstream
+        workers = sorted(fleet.ready(fleet.active), key=lambda worker: worker.prefills + worker.decodes)
+        for worker in workers[: self.spec.attempts_max]:
+            record = worker.record
+            wire = None
+            try:
+                async with asyncio.timeout(self.spec.prefill_timeout_s):
+                    wire = await upstream.post(record.address, record.http_port, request.path, vllm.encode(read.fields))
+                    status, body = await wire.headers(), await wire.read_all()
+            except (UpstreamError, TimeoutError):
+                fleet.suspect(record.name, self.shared.now())
+                continue
+            finally:
+                if wire is not None:
+                    upstream.release(wire)
+            if status < 500:
+                return web.Response(status=status, body=body, headers={"content-type": wire.content_type or JSON})
+        message = "no worker could answer; the request can be sent again"
+        return refused(Refusal(503, "service_unavailable", "no_worker", message, retry_after_s=2))
+
+    async def _read(self, request: web.BaseRequest) -> ClientRequest | Refusal:
+        limit = self.spec.body_bytes_max
+        too_large = invalid(f"the request body is larger than {limit} bytes", status=413)
+        if request.content_length is not None and request.content_length > limit:
+            return too_large
+        body = bytearray()
+        try:
+            async for part in request.content.iter_any():
+                body += part
+                if len(body) > limit:
+                    return too_large
+        except web.RequestPayloadError as error:
+            return invalid(f"the request body could not be read: {error}")
+        return read_request(request.path, bytes(body), self.spec.served_names)
+
+    def _terms(self, request: web.BaseRequest, read: ClientRequest) -> Terms | Refusal:
+        spec, headers = self.spec, request.headers
+        wanted = {name: headers.get(f"x-tandem-{name}") for name in ("generation", "prefill", "decode", "path")}
+        proving = self._has_proof(request)
+        if (any(wanted.values()) or "x-tandem-proof" in headers) and not proving:
+            message = "headers that choose workers need `x-tandem-proof` with the service's proof token"
+            return Refusal(403, "permission_error", "proof_token_required", message)
+        reason = vllm.why_whole(read) if spec.disaggregated else "one-pool"
+        if wanted["path"] == "aggregated":
+            reason = reason or "proof"
+        named = wanted["prefill"] is not None or wanted["decode"] is not None
+        pinned = Pinned(wanted["prefill"], wanted["decode"]) if proving and (named or wanted["path"]) else None
+        return Terms(
+            disaggregate=not reason,
+            reason=reason,
+            deadline_s=self.shared.now() + spec.request_timeout_s,
+            attempts_max=1 if proving else spec.attempts_max,
+            body_bytes=read.body_bytes,
+            survivors_serve_both=spec.survivors_serve_both and not proving,
+            generation=wanted["generation"],
+            pinned=pinned,
+        )
+
+    # The queue.
+
+    async def _enter(self, sequence: int, terms: Terms) -> Refusal | None:
+        """Wait for a place in the service; returns why there is none."""
+        if self.draining:
+            return Refusal(503, "service_unavailable", "draining", "this gateway is going away", retry_after_s=1)
+        verdict = self.queue.arrive(sequence, privileged=terms.pinned is not None or terms.generation is not None)
+        if verdict is Admission.RUN:
+            return None
+        if verdict is Admission.TURN_AWAY:
+            message = f"the service is full: {self.queue.running} requests running, {len(self.queue.waiting)} waiting"
+            return Refusal(429, "overloaded", "queue_full", message, retry_after_s=self.queue.retry_after_s())
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._admitted[sequence] = place
+        try:
+            async with asyncio.timeout(terms.deadline_s - self.shared.now()):
+                await place
+        except TimeoutError:
+            self._give_up(sequence, place)
+            return Refusal(504, "timeout", "deadline_exceeded", "the request waited longer than the service allows")
+        except asyncio.CancelledError:
+            self._give_up(sequence, place)
+            raise
+        finally:
+            self._admitted.pop(sequence, None)
+        return None
+
+    def _give_up(self, sequence: int, place: "asyncio.Future[None]") -> None:
+        if not self.queue.give_up(sequence) and place.done() and not place.cancelled():
+            # It was given a place at the same moment; the place goes to the next one.
+            self._leave(0.0)
+
+    def _leave(self, stayed_s: float) -> None:
+        for sequence in self.queue.leave(stayed_s):
+            place = self._admitted.get(sequence)
+            if place is not None and not place.done():
+                place.set_result(None)
+
+    def _next(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type=JSON)
+
+
+def _unhealthy(why: str) -> web.Response:
+    return refused(Refusal(503, "service_unavailable", "not_ready", why, retry_after_s=1))
+
+
+def read_keys(api_keys: Path | None, proof_token: Path | None) -> Keys:
+    """The secrets in the files that the command line names. Raises: OSError."""
+    api = tuple(line.strip() for line in api_keys.read_text().splitlines() if line.strip()) if api_keys else ()
+    return Keys(api, proof_token.read_text().strip() or None if proof_token else None)
