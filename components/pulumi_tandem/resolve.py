@@ -59,6 +59,8 @@ class ResolvedPool:
     env: tuple[tuple[str, str], ...]
     """Sorted by name."""
     extra_args: tuple[str, ...]
+    speculation: str
+    """Speculative decoding as the extra flags ask for it; empty: none."""
 
     @property
     def on_cpu(self) -> bool:
@@ -102,12 +104,11 @@ def resolve(service: Service) -> Resolved:
     """
     unknown: list[Finding] = []
     architecture, weights_bytes = _weights(service, unknown)
-    parts = [(name, pool) for name in ("prefill", "decode", "serve") if (pool := getattr(service, name)) is not None]
-    pools = tuple(
-        resolved
-        for name, pool in parts
-        if (resolved := _pool(service, name, pool, architecture, weights_bytes, unknown))
-    )
+    declared = {"prefill": service.prefill, "decode": service.decode, "serve": service.serve}
+    found = [
+        _pool(service, name, pool, architecture, weights_bytes, unknown) for name, pool in declared.items() if pool
+    ]
+    pools = tuple(pool for pool in found if pool)
     if unknown:
         raise DeclarationError(dict.fromkeys(unknown))
     assert architecture is not None
@@ -208,6 +209,7 @@ def _pool(
         eager=pool.eager if pool.eager is not None else on_cpu,
         env=tuple(sorted(pool.env.items())),
         extra_args=pool.extra_args,
+        speculation=speculation(pool.extra_args),
     )
 
 
@@ -224,6 +226,28 @@ def attention_backend(gpu: Gpu, kv_dtype: str) -> str:
     if kv_dtype.startswith("fp8") and gpu.compute_capability < 90:
         return "FLASHINFER"
     return "FLASH_ATTN"
+
+
+def speculation(extra_args: tuple[str, ...]) -> str:
+    """The flags among `extra_args` that set up speculative decoding, which cannot be declared otherwise."""
+    flags = [each for each in split_flags(extra_args) if each[0] in {"-sc", "--speculative-config"}]
+    flags += [each for each in split_flags(extra_args) if each[0].startswith(("--spec-", "--speculative-config."))]
+    return " ".join(word for flag in sorted(flags) for word in flag)
+
+
+def split_flags(extra_args: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Flags with their values: `--a=1 --b_c 2 3` gives (--a, 1), (--b-c, 2, 3).
+
+    vLLM's parser takes underscores for dashes, and `--group.key` for one key of a JSON value.
+    """
+    flags: list[tuple[str, ...]] = []
+    for word in extra_args:
+        name, equals, value = word.partition("=")
+        if word.startswith("-") and not word.lstrip("-")[:1].isdigit():
+            flags.append((name.replace("_", "-"), *([value] if equals else [])))
+        elif flags:
+            flags[-1] = (*flags[-1], word)
+    return flags
 
 
 def _find(look_up: Callable[[], _Row], path: str, otherwise: str, unknown: list[Finding]) -> _Row | None:

@@ -88,11 +88,13 @@ def engine(kind: str, version: str) -> Engine:
     releases = _table("engines")[kind]
     if version not in releases:
         raise UnknownName("engines", version, tuple(releases))
-    row = releases[version]
+    row = dict(releases[version])
     return Engine(
         kind=kind,
         version=version,
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()},
+        kv_dtypes=tuple(row.pop("kv_dtypes")),
+        cpu_kv_dtypes=tuple(row.pop("cpu_kv_dtypes")),
+        **row,
     )
 
 
@@ -110,4 +112,4 @@ def _row(table: Table, name: str) -> dict[str, Any]:
 
 @cache
 def _table(table: Table) -> dict[str, Any]:
-    return tomllib.loads(files(__package__).joinpath(f"{table}.toml").read_text("utf-8"))
+    return tomllib.loads(files("pulumi_tandem.catalog").joinpath(f"{table}.toml").read_text("utf-8"))

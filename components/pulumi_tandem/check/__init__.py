@@ -1,21 +1,25 @@
 """Judges a resolved service: every rule runs, every finding is reported together.
 
 Input: `Resolved`. Output: findings, in the order of the rules' codes. A rule is a small pure function
-registered with a code.
+registered with a code; rules of a kind share a module.
 """
 
+from pulumi_tandem.check import capacity, declared, pair, process, shape
 from pulumi_tandem.check.explain import explain
 from pulumi_tandem.check.registry import RULES, Rule
 from pulumi_tandem.declare import Service
 from pulumi_tandem.finding import DeclarationError, Finding, render_finding, report
 from pulumi_tandem.resolve import Resolved, resolve
 
-__all__ = ["RULES", "Rule", "accept", "check", "explain", "render_finding", "report"]
+__all__ = ["MODULES", "RULES", "Rule", "accept", "check", "explain", "render_finding", "report"]
+
+MODULES = (declared, pair, shape, capacity, process)
+"""Modules that register rules when they are imported."""
 
 
 def check(resolved: Resolved) -> tuple[Finding, ...]:
-    """All findings of one service, errors and warnings."""
-    return tuple(finding for rule in RULES.values() for finding in rule.findings(resolved))
+    """All findings of one service, errors and warnings, in the order of their codes."""
+    return tuple(finding for code in sorted(RULES) for finding in RULES[code].findings(resolved))
 
 
 def accept(*services: Service) -> tuple[Resolved, ...]:
@@ -24,7 +28,7 @@ def accept(*services: Service) -> tuple[Resolved, ...]:
     Raises DeclarationError with every finding of all services, warnings too.
     """
     accepted: list[Resolved] = []
-    findings: list[Finding] = []
+    findings = list(declared.same_names(services))
     for service in services:
         try:
             resolved = resolve(service)

@@ -14,13 +14,5 @@ def explain(code: str) -> str:
     if rule is None:
         near = nearest(code, RULES)
         raise KeyError(f"there is no rule {code!r}" + (f"; did you mean {near}?" if near else ""))
-    return "\n".join(
-        [
-            f"{rule.code} ({rule.severity})",
-            fill(rule.title, _WIDTH),
-            "",
-            fill(rule.story, _WIDTH),
-            "",
-            f"source: {rule.source}",
-        ]
-    )
+    heading = f"{rule.code} {rule.severity}: {rule.title}"
+    return "\n".join([heading, "", fill(rule.story, _WIDTH), "", f"source: {rule.source}"])

@@ -16,6 +16,9 @@ from pulumi_tandem.resolve import Resolved, ResolvedPool
 TRANSFER_PORTS = 16
 """Listening ports for UCX of one worker: one per transfer thread and rank, with room to reconnect."""
 
+DEVICE_MEMORY_LEAST = 0.97
+"""Share of the catalog's memory that a device must report: variants of one GPU differ by a percent or two."""
+
 _UCX_TLS_CPU = {"tcp": "tcp,self", "shm": "tcp,sm,self"}
 _UCX_TLS_GPU = {
     "tcp": "tcp,cuda_copy",
@@ -47,6 +50,7 @@ def worker(resolved: Resolved, pool: ResolvedPool) -> WorkerSpec:
         served_names=resolved.served_names,
         factors=_factors(resolved, pool),
         gpus=pool.gpus_per_worker,
+        gpu_memory_gib=round(pool.gpu.memory_gib * DEVICE_MEMORY_LEAST, 1),
         memory_gib=pool.host_memory_gib,
         kv_transport=resolved.transfer.transport,
         kv_gb_per_s_min=resolved.transfer.kv_gb_per_s_min,
@@ -148,8 +152,7 @@ def _transfer_env(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
 def _factors(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
     """What vLLM hashes in its handshake, and the revision of the weights, which it does not.
 
-    Source: compute_nixl_compatibility_hash in kv_connector/v1/nixl/metadata.py. Speculative decoding is
-    one of its factors and cannot be declared, so it is constant here.
+    Source: compute_nixl_compatibility_hash in kv_connector/v1/nixl/metadata.py.
     """
     shape = resolved.architecture
     return {
@@ -164,6 +167,6 @@ def _factors(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
         "attention_backend": pool.attention_backend,
         "kv_dtype": pool.kv_dtype,
         "hybrid_kv_cache": str(pool.engine.hybrid_kv_cache).lower(),
-        "speculation": "none",
+        "speculation": pool.speculation or "none",
         "transfer_mode": "pull",
     }

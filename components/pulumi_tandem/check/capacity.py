@@ -1,0 +1,192 @@
+"""Codes 0030 to 0039: context, batches and memory."""
+
+from collections.abc import Iterator
+
+from pulumi_tandem.check.pair import pair
+from pulumi_tandem.check.registry import Breach, rule
+from pulumi_tandem.estimate import GIB, kv_bytes
+from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
+
+
+@rule(
+    code="TND0030",
+    title="the context is no longer than the model was made for",
+    story="""Positions beyond those that the model was trained for give garbage, so the engine refuses the length at
+    start. Who stretches the positions (--hf-overrides) or insists (VLLM_ALLOW_LONG_MAX_MODEL_LEN) is taken at their
+    word.""",
+    source="vLLM 0.32/0.33 config/model.py, _get_and_verify_max_len",
+)
+def context_in_range(resolved: Resolved) -> Iterator[Breach]:
+    """Context of every pool fits the model's positions."""
+    longest = resolved.architecture.positions_max
+    for pool in resolved.pools:
+        insists = ("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1") in pool.env
+        stretches = any(flag[0].partition(".")[0] == "--hf-overrides" for flag in split_flags(pool.extra_args))
+        if pool.context_tokens > longest and not insists and not stretches:
+            message = (
+                f"{pool.context_tokens} tokens are more than the {longest} that {resolved.model_name} was made for; "
+                "the engine would not start"
+            )
+            yield Breach(path=f"{pool.name}.context_tokens", message=message, fix=f"use at most {longest}")
+
+
+@rule(
+    code="TND0031",
+    title="both pools take the same context",
+    story="""A prompt that prefill takes and decode refuses is read in vain and ends in an error; one that only decode
+    could take is refused by prefill. Users see it as errors for long prompts only.""",
+    source="vLLM 0.32/0.33: each engine holds a request against its own max_model_len",
+)
+def same_context(resolved: Resolved) -> Iterator[Breach]:
+    """Contexts of the pair are equal."""
+    two = pair(resolved)
+    if two and two[0].context_tokens != two[1].context_tokens:
+        prefill, decode = two[0].context_tokens, two[1].context_tokens
+        message = (
+            f"the context is {decode} tokens on decode and {prefill} on prefill; "
+            f"requests between {min(prefill, decode)} and {max(prefill, decode)} tokens would fail"
+        )
+        fix = "set context_tokens on the service and on no pool"
+        yield Breach(path="decode.context_tokens", message=message, fix=fix)
+
+
+@rule(
+    code="TND0032",
+    title="a batch has a token for every sequence",
+    story="""In one step every running sequence takes at least one token of the batch; the engine refuses more
+    sequences than batch tokens at start.""",
+    source="vLLM 0.32/0.33 config/scheduler.py: max_num_batched_tokens must be greater than or equal to max_num_seqs",
+)
+def batch_holds_sequences(resolved: Resolved) -> Iterator[Breach]:
+    """Batch tokens are at least the sequences."""
+    for pool in resolved.pools:
+        if pool.batch_tokens < pool.sequences:
+            message = (
+                f"a batch of {pool.batch_tokens} tokens cannot hold {pool.sequences} sequences; "
+                "the engine would not start"
+            )
+            fix = f"use at least batch_tokens={pool.sequences}, or fewer sequences"
+            yield Breach(path=f"{pool.name}.batch_tokens", message=message, fix=fix)
+
+
+@rule(
+    code="TND0033",
+    title="the weights fit into the share of GPU memory",
+    story="""Each GPU of a worker holds its part of the weights. What the engine may take is memory_fraction of the
+    whole card; weights beyond that are an out-of-memory error after minutes of loading.""",
+    source="vLLM 0.32/0.33 v1/core/kv_cache_utils.py: no available memory for the cache blocks",
+)
+def weights_fit(resolved: Resolved) -> Iterator[Breach]:
+    """Weights per GPU are within the budget."""
+    for pool in resolved.pools:
+        if pool.on_cpu or _weights_gib(resolved, pool) < _budget_gib(pool):
+            continue
+        gpus = _gpus_needed(resolved, pool)
+        message = (
+            f"{_weights_gib(resolved, pool):.1f} GiB of weights per GPU do not fit into "
+            f"{pool.memory_fraction:g} of {pool.gpu.name}'s {pool.gpu.memory_gib:g} GiB; the engine would run out of "
+            "memory while it loads"
+        )
+        fix = f"use tensor_parallel={gpus}" if gpus else "use a GPU with more memory, or a quantised checkpoint"
+        yield Breach(path=f"{pool.name}.gpu", message=message, fix=fix)
+
+
+@rule(
+    code="TND0034",
+    title="the KV of one longest request fits beside the weights",
+    story="""An engine must be able to serve at least one request of its full context, or it stops at start with 'To
+    serve at least one request with the model's max seq len ...'. On a GPU the KV has what memory_fraction leaves
+    beside the weights (activations and graphs take some of it yet, so this is the least that is needed); on a CPU it
+    has kv_cache_gib.""",
+    source="vLLM 0.32/0.33 v1/core/kv_cache_utils.py _check_enough_kv_cache_memory",
+)
+def longest_request_fits(resolved: Resolved) -> Iterator[Breach]:
+    """KV of one request of the whole context is within what KV has."""
+    for pool in resolved.pools:
+        room_gib = kv_room_gib(resolved, pool)
+        if room_gib <= 0:
+            continue  # TND0033 tells of it
+        needed_gib = kv_gib(resolved, pool, pool.context_tokens)
+        if needed_gib <= room_gib:
+            continue
+        longest = longest_context(resolved, pool, room_gib)
+        message = (
+            f"one request of {pool.context_tokens} tokens takes {needed_gib:.2f} GiB of KV per GPU and "
+            f"{room_gib:.2f} GiB are there; the engine would not start"
+        )
+        more = "more kv_cache_gib" if pool.kv_cache_gib else "more GPUs (tensor_parallel)"
+        fix = f"set context_tokens to at most {longest}, or give {more}" if longest else f"give {more}"
+        yield Breach(path=f"{pool.name}.context_tokens", message=message, fix=fix)
+
+
+@rule(
+    code="TND0035",
+    title="weights and a stated KV cache fit on the GPU together",
+    story="""kv_cache_gib takes the place of memory_fraction: the engine allocates it beside the weights, and runs out
+    of memory when the card does not have both.""",
+    source="vLLM 0.32/0.33 config/cache.py: kv_cache_memory_bytes ignores gpu_memory_utilization",
+)
+def stated_cache_fits(resolved: Resolved) -> Iterator[Breach]:
+    """Weights and kv_cache_gib together are less than the card has."""
+    for pool in resolved.pools:
+        if pool.on_cpu or pool.kv_cache_gib is None:
+            continue
+        taken_gib = _weights_gib(resolved, pool) + pool.kv_cache_gib
+        if taken_gib >= pool.gpu.memory_gib:
+            message = (
+                f"{pool.kv_cache_gib:g} GiB of KV and {_weights_gib(resolved, pool):.1f} GiB of weights per GPU are "
+                f"more than {pool.gpu.name}'s {pool.gpu.memory_gib:g} GiB; the engine would run out of memory"
+            )
+            fix = "drop kv_cache_gib: memory_fraction leaves KV what the weights do not take"
+            yield Breach(path=f"{pool.name}.kv_cache_gib", message=message, fix=fix)
+
+
+def kv_room_gib(resolved: Resolved, pool: ResolvedPool) -> float:
+    """Memory for KV per GPU, before activations and graphs; negative where the weights alone are too large."""
+    if pool.kv_cache_gib is not None:
+        return pool.kv_cache_gib
+    return _budget_gib(pool) - _weights_gib(resolved, pool)
+
+
+def kv_gib(resolved: Resolved, pool: ResolvedPool, tokens: int) -> float:
+    """KV of one request of so many tokens, per GPU, in whole blocks."""
+    return (
+        kv_bytes(
+            resolved.architecture,
+            tokens=tokens,
+            block_tokens=pool.block_tokens,
+            kv_dtype=pool.kv_dtype,
+            dtype=pool.dtype,
+            tensor_parallel=pool.tensor_parallel,
+            hybrid=pool.engine.hybrid_kv_cache,
+        )
+        / GIB
+    )
+
+
+def longest_context(resolved: Resolved, pool: ResolvedPool, room_gib: float) -> int:
+    """Most tokens, in whole blocks, whose KV is within `room_gib`; 0 if not even one block is."""
+    low, high = 0, pool.context_tokens // pool.block_tokens
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = kv_gib(resolved, pool, middle * pool.block_tokens) <= room_gib
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low * pool.block_tokens
+
+
+def _budget_gib(pool: ResolvedPool) -> float:
+    return pool.gpu.memory_gib * pool.memory_fraction
+
+
+def _weights_gib(resolved: Resolved, pool: ResolvedPool) -> float:
+    return resolved.weights_bytes / GIB / pool.tensor_parallel
+
+
+def _gpus_needed(resolved: Resolved, pool: ResolvedPool) -> int | None:
+    """Smallest tensor parallelism on which the weights fit and the heads divide; None where there is none."""
+    shape = resolved.architecture
+    for gpus in (2, 4, 8, 16):
+        divides = shape.attention_heads % gpus == 0 and (shape.kv_heads % gpus == 0 or gpus % shape.kv_heads == 0)
+        if divides and resolved.weights_bytes / GIB / gpus < _budget_gib(pool):
+            return gpus
+    return None
