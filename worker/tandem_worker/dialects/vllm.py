@@ -26,7 +26,7 @@ encode = msgspec.json.Encoder().encode
 
 
 class _PrefillAnswer(msgspec.Struct):
-    kv_transfer_params: msgspec.Raw | None = None
+    kv_transfer_params: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _ANSWER = msgspec.json.Decoder(_PrefillAnswer)
@@ -101,7 +101,7 @@ def transfer_parameters(answer: bytes) -> msgspec.Raw | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         msg = f"the prefill engine's answer is not a JSON object: {error}"
         raise ValueError(msg) from error
-    return None if found is None or bytes(found) == b"null" else msgspec.Raw(bytes(found))
+    return None if bytes(found) == b"null" else msgspec.Raw(bytes(found))
 
 
 def decode_body(fields: Fields, parameters: msgspec.Raw | None, *, with_token_ids: bool) -> bytes:
