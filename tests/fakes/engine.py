@@ -204,7 +204,7 @@ class FakeEngine:
 
     def _get(self, request: Request, connection: Connection) -> None:
         match request.path:
-            case "/health" | "/ping":
+            case "/health" | "/ping" | "/live" | "/ready":  # the last two: its own agent, where a process has none
                 connection.respond(200 if self.healthy else 503, b"", "text/plain; charset=utf-8")
             case "/v1/models":
                 connection.respond(200, self._models())
@@ -358,6 +358,8 @@ class FakeEngine:
                 self.release()
             case "/fake/clear":
                 self.faults.clear()
+            case "/fake/step":
+                self.step_s = float(parse_json(request.body)["step_ms"]) / 1000
             case "/fake/state":
                 pass
             case _:

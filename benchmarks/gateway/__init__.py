@@ -1,0 +1,1 @@
+"""The gateway against vllm-router and against no front at all: same fake engines, same load, one run."""
