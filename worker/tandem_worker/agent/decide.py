@@ -62,7 +62,9 @@ class State:
     refusing_since_s: float | None = None
     """Since when the engine has answered its health check with an error."""
     steps: tuple[int, float] = (-1, 0.0)
-    """The last count of model steps, and when it last moved or nothing was running."""
+    """The last count of model steps, and when it last moved, or could not be expected to."""
+    stalled: str | None = None
+    """Why the engine counts as stalled though it answers; None when it makes steps or has nothing to do."""
     start_seconds: float | None = None
     """From the agent's start of the engine to its first good health check."""
     kill_at_s: float = 0.0
@@ -75,7 +77,7 @@ class State:
         """None when the worker may take requests."""
         match self.stage:
             case Stage.READY:
-                return self.unwell
+                return self.unwell or self.stalled
             case Stage.STARTING:
                 return "the engine is starting"
             case Stage.DRAINING | Stage.STOPPING | Stage.EXITED:
@@ -224,27 +226,23 @@ def _on_stop_asked(state: State, now_s: float) -> Decision:
 
 def _with_health(state: State, event: Healthy | Unwell, now_s: float) -> State:
     if isinstance(event, Unwell):
-        since_s = (state.refusing_since_s or now_s) if event.refusing else None
-        return replace(state, unwell=event.why, refusing_since_s=since_s)
+        since_s = now_s if state.refusing_since_s is None else state.refusing_since_s
+        # Steps cannot be counted meanwhile, so a stall is judged anew afterwards.
+        steps = (state.steps[0], now_s)
+        return replace(state, unwell=event.why, steps=steps, refusing_since_s=since_s if event.refusing else None)
     if state.stage is Stage.STARTING:
         return State(state.limits, Stage.READY, now_s, steps=(-1, now_s), start_seconds=now_s - state.since_s)
-    stalled = state.unwell if _is_stalled(state, now_s) else None
-    return replace(state, unwell=stalled, refusing_since_s=None)
-
-
-def _is_stalled(state: State, now_s: float) -> bool:
-    return now_s - state.steps[1] >= STALL_S
+    return replace(state, unwell=None, refusing_since_s=None)
 
 
 def _on_load(state: State, event: Load, now_s: float) -> Decision:
     if not wants_load(state):
         return _on_time(state, now_s)
     moved = event.steps != state.steps[0] or event.running == 0
-    state = replace(state, steps=(event.steps, now_s if moved else state.steps[1]))
-    if state.stage is Stage.READY and _is_stalled(state, now_s):
-        seconds = now_s - state.steps[1]
-        why = f"{event.running} requests are running and no model step was made for {seconds:.0f} s"
-        state = replace(state, unwell=why)
+    moved_s = now_s if moved else state.steps[1]
+    still_s = now_s - moved_s
+    why = f"{event.running} requests are running and no model step was made for {still_s:.0f} s"
+    state = replace(state, steps=(event.steps, moved_s), stalled=why if still_s >= STALL_S else None)
     idle = event.running == 0 and event.waiting == 0
     settled = event.taken_s >= state.since_s + state.limits.settle_s
     if state.stage is Stage.DRAINING and idle and settled:

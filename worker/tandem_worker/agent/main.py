@@ -18,6 +18,8 @@ from tandem_worker.agent.run import Outcome, Shell, Worker
 from tandem_worker.agent.spec import Place, SpecError, engine_environment, load_spec, place_command
 from tandem_worker.tree import MARKER
 
+log = logging.getLogger("tandem.agent")
+
 
 def main(argv: Sequence[str]) -> int:
     """Run one worker; returns the agent's exit code."""
@@ -28,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
         return _end(Outcome(Exit.BAD_SPEC, str(error), []))
     problems = judge(worker.spec, gather(worker.spec, worker.place, worker.command, worker.environment))
     if problems:
+        for problem in problems:
+            log.error("preflight: %s", problem)
         return _end(Outcome(Exit.PREFLIGHT_FAILED, in_words(problems), []))
     return _end(asyncio.run(Shell(worker).run()))
 

@@ -189,8 +189,8 @@ class Shell:
 def _log_change(name: str, before: State, after: State) -> None:
     if after.stage is not before.stage:
         log.info("worker %s: %s%s", name, after.stage.value, f": {after.reason}" if after.reason else "")
-    elif after.stage is Stage.READY and after.unwell != before.unwell:
-        log.info("worker %s: %s", name, after.unwell or "well again")
+    elif (after.not_ready_because is None) != (before.not_ready_because is None):
+        log.info("worker %s: %s", name, after.not_ready_because or "well again")
 
 
 def _url(address: str, port: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tandem_worker.agent.transport import PROTO_INFO
 from tandem_worker.contract import CONTRACT_VERSION, WorkerSpec
@@ -16,6 +16,12 @@ CONTRACTS_READ = frozenset({CONTRACT_VERSION, max(1, CONTRACT_VERSION - 1)})
 """Contract versions that this worker understands."""
 
 _PLACEHOLDER = re.compile(r"\$\((TANDEM_[A-Za-z0-9_]*)\)")
+
+
+class _Version(BaseModel):
+    """The one field that every contract version has."""
+
+    contract: int = CONTRACT_VERSION
 
 
 class SpecError(Exception):
@@ -53,17 +59,18 @@ def load_spec(path: Path) -> WorkerSpec:
         msg = f"cannot read the worker spec {str(path)!r}: {reason}; pass the file that the target wrote with --spec"
         raise SpecError(msg) from error
     try:
-        spec = WorkerSpec.model_validate_json(text)
+        # Before the fields: those of another version are not ours to judge.
+        contract = _Version.model_validate_json(text).contract
+        if contract not in CONTRACTS_READ:
+            read = " and ".join(map(str, sorted(CONTRACTS_READ)))
+            msg = (
+                f"the worker spec {str(path)!r} has contract version {contract}, this worker reads {read}; "
+                "use a worker image of the version that declared the service"
+            )
+            raise SpecError(msg)
+        return WorkerSpec.model_validate_json(text)
     except ValidationError as error:
         raise SpecError(_in_words(path, error)) from error
-    if spec.contract not in CONTRACTS_READ:
-        read = " and ".join(map(str, sorted(CONTRACTS_READ)))
-        msg = (
-            f"the worker spec {str(path)!r} has contract version {spec.contract}, this worker reads {read}; "
-            "use a worker image of the version that declared the service"
-        )
-        raise SpecError(msg)
-    return spec
 
 
 def place_command(spec: WorkerSpec, place: Place) -> Command:
