@@ -13,14 +13,20 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.fakes import metrics, tokens, wire
+from tests.fakes.apis import as_chat, renderer
 from tests.fakes.faults import Fault, FaultBook, Kind, Phase, fault_from_json
-from tests.fakes.job import Job, chat_prompt, parse_job, parse_json, phase_of
+from tests.fakes.job import Api, Job, chat_prompt, parse_job, parse_json, phase_of
 from tests.fakes.kv import KvLoadError, KvSide, Transfers
 from tests.fakes.run import Run
 from tests.fakes.server import STREAM_HEAD, Connection, Request, Server, head
 
-GENERATING = {"/v1/completions": False, "/v1/chat/completions": True}
-"""Paths that generate, and whether they chat."""
+GENERATING: dict[str, Api] = {
+    "/v1/completions": "text",
+    "/v1/chat/completions": "chat",
+    "/v1/messages": "messages",
+    "/v1/responses": "responses",
+}
+"""Paths that generate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,9 +248,10 @@ class FakeEngine:
         fault = self.faults.take(request.path, phase, request.body)
         if fault is not None and await self._before(fault, connection, stream=bool(body.get("stream"))):
             return
+        api = GENERATING[request.path]
         job = parse_job(
-            body,
-            chat=GENERATING[request.path],
+            as_chat(api, body),
+            api=api,
             names=self.served_names,
             context_max=self.context_max,
             eos_one_in=self.eos_one_in,
@@ -272,17 +279,7 @@ class FakeEngine:
             run.resume()
 
     def _run(self, job: Job, request: Request, connection: Connection, fault: Fault | None) -> Run:
-        kind = "chatcmpl" if job.chat else "cmpl"
-        stream = wire.Stream(
-            request_id=f"{kind}-{request.headers.get('x-request-id') or uuid.uuid4().hex}",
-            model=job.model,
-            created=int(time.time()),
-            chat=job.chat,
-            return_token_ids=job.return_token_ids,
-            prompt_tokens=job.prompt_tokens,
-            continuous_usage=job.continuous_usage,
-            fingerprint_at_end=not job.include_usage,
-        )
+        stream = renderer(job, request.headers.get("x-request-id") or uuid.uuid4().hex)
         return Run(job=job, connection=connection, stream=stream, fault=fault, die=self._die, hold_kv=self._hold)
 
     async def _before(self, fault: Fault, connection: Connection, *, stream: bool) -> bool:

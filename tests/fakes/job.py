@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from tests.fakes import tokens, wire
 from tests.fakes.faults import Phase
@@ -10,6 +10,9 @@ from tests.fakes.kv import wants_hold, wants_read
 
 WHOLE_CHAT_TOKENS = 256
 """Answer of a chat that sets no max_tokens (vLLM would go on to the end of the context)."""
+
+
+Api = Literal["text", "chat", "messages", "responses"]
 
 
 @dataclass(slots=True)
@@ -74,7 +77,7 @@ class Job:
     """One completion or chat request."""
 
     body: dict[str, Any]
-    chat: bool
+    api: Api
     model: str
     stream: bool
     prompts: list[list[int]]
@@ -119,22 +122,23 @@ def phase_of(body: dict[str, Any]) -> Phase:
     return "prefill" if wants_hold(params) else "decode" if wants_read(params) else "whole"
 
 
-def parse_job(body: dict[str, Any], *, chat: bool, names: tuple[str, ...], context_max: int, eos_one_in: int) -> Job:
+def parse_job(body: dict[str, Any], *, api: Api, names: tuple[str, ...], context_max: int, eos_one_in: int) -> Job:
     """Checks a request and makes its sequences. Raises: ApiError."""
+    chat = api != "text"
     model = body.get("model") or names[0]
     if model not in names:
         raise wire.ApiError(404, f"The model `{model}` does not exist.", "NotFoundError", "model")
     prompts = [chat_prompt(body)] if chat else _text_prompts(body.get("prompt"))
     asked = body.get("max_completion_tokens") if chat else None
     asked = body.get("max_tokens") if asked is None else asked
-    tool = _tool(body) if chat else None
+    tool = _tool(body) if api == "chat" else None
     kv_params = body.get("kv_transfer_params")
     options = cast(dict[str, Any], body.get("stream_options") or {})
     if options and not body.get("stream"):
         raise wire.ApiError(400, "Stream options can only be defined when `stream=True`.", param="stream_options")
     job = Job(
         body=body,
-        chat=chat,
+        api=api,
         model=model,
         stream=bool(body.get("stream")),
         prompts=prompts,

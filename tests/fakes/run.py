@@ -25,7 +25,7 @@ class Run:
 
     job: Job
     connection: Connection
-    stream: wire.Stream
+    stream: wire.Renderer
     fault: Fault | None
     die: Callable[["Run", Fault], None]
     """Ends the connection, or the engine, as the fault says."""
@@ -39,7 +39,7 @@ class Run:
     _pending: dict[int, Pending] = field(default_factory=dict[int, Pending])
     _begun: set[int] = field(default_factory=set[int])
     _tool_begun: set[int] = field(default_factory=set[int])
-    _roles_sent: bool = False
+    _opened: bool = False
 
     def __post_init__(self) -> None:
         self.left = list(self.job.sequences)
@@ -56,15 +56,15 @@ class Run:
         self.changed.clear()
         self.flush()
 
-    def _send_roles(self) -> None:
-        if self.job.stream and self.job.chat and not self._roles_sent:
-            self._roles_sent = True
-            for sequence in self.job.sequences:
-                self.connection.chunk(self.stream.role(sequence.index, sequence.prompt))
+    def _open(self) -> None:
+        if self.job.stream and not self._opened:
+            self._opened = True
+            for event in self.stream.opening([(s.index, s.prompt) for s in self.job.sequences]):
+                self.connection.chunk(event)
 
     def step(self) -> None:
         """One engine step: a token for every sequence, then what may be sent is sent."""
-        self._send_roles()
+        self._open()
         for sequence in self.left:
             token, text = sequence.step()
             if self.job.stream:
@@ -90,7 +90,7 @@ class Run:
     def _send_chunks(self, sequence: Sequence, new: Pending) -> None:
         first = sequence.index not in self._begun
         self._begun.add(sequence.index)
-        text = self._delta(sequence, new.text) if self.job.chat else new.text
+        text = self._delta(sequence, new.text) if self.job.api == "chat" else new.text
         self.connection.chunk(
             self.stream.chunk(
                 sequence.index,
@@ -154,7 +154,7 @@ class Run:
     def fail(self) -> None:
         """Ends the answer as vLLM does when the engine fails a request: 500, or an error event and [DONE]."""
         if self.job.stream:
-            self._send_roles()
+            self._open()
             self.connection.chunk(wire.event(wire.INTERNAL.body().decode()))
             self.connection.chunk(wire.DONE)
             self.connection.end_stream()
@@ -165,9 +165,8 @@ class Run:
     def _finish(self) -> None:
         kv = self.hold_kv(self)
         if self.job.stream:
-            if self.job.include_usage:
-                self.connection.chunk(self.stream.usage(self.job.produced))
-            self.connection.chunk(wire.DONE)
+            for event in self.stream.closing(self.job.produced):
+                self.connection.chunk(event)
             self.connection.end_stream()
             self._change("complete")
         else:
@@ -185,16 +184,7 @@ class Run:
             )
             for s in self.job.sequences
         ]
-        body = wire.whole_answer(
-            request_id=self.stream.request_id,
-            model=self.stream.model,
-            created=self.stream.created,
-            chat=self.job.chat,
-            choices=choices,
-            prompt_tokens=self.job.prompt_tokens,
-            return_token_ids=self.job.return_token_ids,
-            kv_transfer_params=kv,
-        )
+        body = self.stream.whole(choices, kv)
         if self.fault is not None and self.fault.kind in ("mid_stream", "cut_event"):
             self.connection.write(head(200, "application/json", len(body)) + body[: len(body) // 2])
             self.die(self, self.fault)

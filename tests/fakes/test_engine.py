@@ -368,3 +368,21 @@ async def test_a_fleet_is_what_its_folder_says(client: aiohttp.ClientSession, tm
         async with client.get(ready) as answer:
             assert answer.status == 503
         assert len(list((tmp_path / "workers").iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "last"),
+    [
+        ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 6}, "message_stop"),
+        ("/v1/responses", {"input": "hi", "max_output_tokens": 6}, "response.completed"),
+    ],
+)
+async def test_the_other_apis_hand_over_and_stream(
+    client: aiohttp.ClientSession, path: str, body: dict[str, Any], last: str
+) -> None:
+    """Both take kv_transfer_params and give them back; their streams end without [DONE]."""
+    async with FakeEngine() as prefill, FakeEngine() as decode:
+        _, first = await post(client, prefill.url + path, body | {"kv_transfer_params": PREFILL})
+        handed = body | {"kv_transfer_params": first["kv_transfer_params"]}
+        lines = await events(client, decode.url + path, handed)
+        assert lines[-1].startswith(f"event: {last}\n") and prefill.held == 0 and decode.transfers.count == 1

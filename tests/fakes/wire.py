@@ -8,7 +8,7 @@ holds every key.
 import json
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 FINGERPRINT = "vllm-0.32.0-fa4e0000"
 
@@ -74,9 +74,30 @@ def _ids(ids: tuple[int, ...] | None) -> str:
     return "null" if ids is None else f"[{','.join(map(str, ids))}]"
 
 
+class Renderer(Protocol):
+    """How one API writes an answer."""
+
+    request_id: str
+
+    def opening(self, prompts: list[tuple[int, list[int]]]) -> list[bytes]: ...
+    def chunk(
+        self,
+        index: int,
+        text: str,
+        ids: tuple[int, ...],
+        *,
+        produced: int,
+        finish: str | None = None,
+        stop: str | None = None,
+        prompt: list[int] | None = None,
+    ) -> bytes: ...
+    def closing(self, completion_tokens: int) -> list[bytes]: ...
+    def whole(self, choices: "list[Choice]", kv_transfer_params: dict[str, Any] | None) -> bytes: ...
+
+
 @dataclass(slots=True)
-class Stream:
-    """The chunks of one streamed answer."""
+class OpenAIRenderer:
+    """/v1/completions and /v1/chat/completions."""
 
     request_id: str
     model: str
@@ -84,17 +105,20 @@ class Stream:
     chat: bool
     return_token_ids: bool
     prompt_tokens: int
+    include_usage: bool
+    """One more chunk at the end; without it the terminal chunk carries the fingerprint."""
     continuous_usage: bool
-    fingerprint_at_end: bool
-    """The terminal chunk carries it unless a usage chunk follows."""
     _head: str = ""
 
     def __post_init__(self) -> None:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
         self._head = f'data: {{"id":{dumps(self.request_id)},"object":"{kind}","created":{self.created},"model":{dumps(self.model)},"choices":['
 
-    def role(self, index: int, prompt: list[int]) -> bytes:
-        """The chat's first chunk of a choice: the role, and the prompt's ids at top level."""
+    def opening(self, prompts: list[tuple[int, list[int]]]) -> list[bytes]:
+        """What comes with the first token and before it: a chat's role chunks. Index and prompt of each choice."""
+        return [self._role(index, prompt) for index, prompt in prompts] if self.chat else []
+
+    def _role(self, index: int, prompt: list[int]) -> bytes:
         choice = (
             f'{{"index":{index},"delta":{{"role":"assistant","content":""}},"logprobs":null,"finish_reason":null}}]'
         )
@@ -122,13 +146,36 @@ class Stream:
             first = prompt is not None and self.return_token_ids
             choice = f"{before}{_ids(tuple(prompt or ())) if first else 'null'}{after}"
         used = self._usage(produced) if self.continuous_usage else ""
-        mark = f',"system_fingerprint":"{FINGERPRINT}"' if finish is not None and self.fingerprint_at_end else ""
+        mark = f',"system_fingerprint":"{FINGERPRINT}"' if finish is not None and not self.include_usage else ""
         return f"{self._head}{choice}{used}{mark}}}\n\n".encode()
 
-    def usage(self, completion_tokens: int) -> bytes:
-        """The last chunk before [DONE], when usage was asked for."""
+    def closing(self, completion_tokens: int) -> list[bytes]:
+        """The end of a stream: usage when asked for, then [DONE]."""
+        if not self.include_usage:
+            return [DONE]
         used = dumps(usage(self.prompt_tokens, completion_tokens))
-        return f'{self._head}],"usage":{used},"system_fingerprint":"{FINGERPRINT}"}}\n\n'.encode()
+        return [f'{self._head}],"usage":{used},"system_fingerprint":"{FINGERPRINT}"}}\n\n'.encode(), DONE]
+
+    def whole(self, choices: "list[Choice]", kv_transfer_params: dict[str, Any] | None) -> bytes:
+        """The body of an answer that is not streamed."""
+        answer: dict[str, Any] = {
+            "id": self.request_id,
+            "object": "chat.completion" if self.chat else "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": [
+                (_chat_whole if self.chat else _text_whole)(i, c, self.return_token_ids) for i, c in enumerate(choices)
+            ],
+            "service_tier": None,
+            "system_fingerprint": FINGERPRINT,
+            "usage": usage(self.prompt_tokens, sum(len(c.ids) for c in choices))
+            | {"prompt_tokens_details": None, "completion_tokens_details": None},
+        }
+        if self.chat:
+            ids = choices[0].prompt if self.return_token_ids else None
+            answer |= {"prompt_logprobs": None, "prompt_token_ids": ids, "prompt_text": None}
+        answer |= {"kv_transfer_params": kv_transfer_params, "ec_transfer_params": None, "metrics": None}
+        return dumps(answer).encode()
 
     def _usage(self, produced: int) -> str:
         return f',"usage":{dumps(usage(self.prompt_tokens, produced))}'
@@ -144,36 +191,6 @@ class Choice:
     finish: str
     stop: str | None
     tool_calls: list[dict[str, Any]] | None = None
-
-
-def whole_answer(
-    *,
-    request_id: str,
-    model: str,
-    created: int,
-    chat: bool,
-    choices: list[Choice],
-    prompt_tokens: int,
-    return_token_ids: bool,
-    kv_transfer_params: dict[str, Any] | None,
-) -> bytes:
-    """The body of an answer that is not streamed."""
-    answer: dict[str, Any] = {
-        "id": request_id,
-        "object": "chat.completion" if chat else "text_completion",
-        "created": created,
-        "model": model,
-        "choices": [(_chat_whole if chat else _text_whole)(i, c, return_token_ids) for i, c in enumerate(choices)],
-        "service_tier": None,
-        "system_fingerprint": FINGERPRINT,
-        "usage": usage(prompt_tokens, sum(len(c.ids) for c in choices))
-        | {"prompt_tokens_details": None, "completion_tokens_details": None},
-    }
-    if chat:
-        answer |= {"prompt_logprobs": None, "prompt_token_ids": choices[0].prompt if return_token_ids else None}
-        answer["prompt_text"] = None
-    answer |= {"kv_transfer_params": kv_transfer_params, "ec_transfer_params": None, "metrics": None}
-    return dumps(answer).encode()
 
 
 def _text_whole(index: int, choice: Choice, with_ids: bool) -> dict[str, Any]:
