@@ -68,9 +68,7 @@ def call(
     raise SupervisorError(msg)
 
 
-def _answers(
-    connection: socket.socket, request: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+def _answers(connection: socket.socket, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     with connection.makefile("rw") as stream:
         stream.write(json.dumps(request) + "\n")
         stream.flush()

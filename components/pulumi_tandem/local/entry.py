@@ -49,9 +49,7 @@ class Entry(BaseModel):
 
     def save(self, paths: StackPaths) -> None:
         """Write the entry for the next supervisor."""
-        write_atomically(
-            paths.entries / f"{self.name}.json", self.model_dump_json(indent=1)
-        )
+        write_atomically(paths.entries / f"{self.name}.json", self.model_dump_json(indent=1))
 
     def forget(self, paths: StackPaths) -> None:
         """Remove what `save` and starting the process wrote."""

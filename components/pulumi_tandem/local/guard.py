@@ -24,17 +24,13 @@ def main() -> None:
     signal.signal(signal.SIGTERM, forward)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "pulumi_tandem.local.supervisor", sys.argv[1]]
-        )
+        child = subprocess.Popen([sys.executable, "-m", "pulumi_tandem.local.supervisor", sys.argv[1]])
         if child.wait() == 0:
             return
         now_s = time.monotonic()
         restarts_s = [at_s for at_s in restarts_s if now_s - at_s < 60] + [now_s]
         if len(restarts_s) > RESTARTS_MAX_PER_MINUTE:
-            sys.exit(
-                f"the supervisor died {len(restarts_s)} times within a minute; giving up"
-            )
+            sys.exit(f"the supervisor died {len(restarts_s)} times within a minute; giving up")
         time.sleep(RESTART_DELAY_S)
 
 

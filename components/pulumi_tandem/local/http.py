@@ -15,17 +15,11 @@ class Http:
         """Opens nothing before the first question."""
         self._session: aiohttp.ClientSession | None = None
 
-    async def get(
-        self, url: str, headers: dict[str, str] | None = None
-    ) -> tuple[int, bytes] | None:
+    async def get(self, url: str, headers: dict[str, str] | None = None) -> tuple[int, bytes] | None:
         """Status and body, or None where nobody answers in time."""
         if self._session is None:
-            connector = aiohttp.TCPConnector(
-                force_close=True
-            )  # a new connection each: every gateway gets its turn
-            self._session = aiohttp.ClientSession(
-                connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)
-            )
+            connector = aiohttp.TCPConnector(force_close=True)  # a new connection each: every gateway gets its turn
+            self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
         try:
             async with self._session.get(url, headers=headers) as response:
                 return response.status, await response.read()

@@ -60,9 +60,7 @@ class Inference(pulumi.ComponentResource):
     evidence: pulumi.Output[dict[str, Any]]
     """What the proof measured: see `pulumi_tandem.prove.evidence.Evidence`."""
 
-    def __init__(
-        self, name: str, args: InferenceArgs, opts: pulumi.ResourceOptions | None = None
-    ) -> None:
+    def __init__(self, name: str, args: InferenceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         """Declare the service's processes.
 
         Raises:
@@ -91,9 +89,7 @@ class Inference(pulumi.ComponentResource):
         self.url = gateway.url
         self.generation = proof.evidence.apply(lambda evidence: evidence["generation"])
         self.evidence = proof.evidence
-        self.register_outputs(
-            {"url": self.url, "generation": self.generation, "evidence": self.evidence}
-        )
+        self.register_outputs({"url": self.url, "generation": self.generation, "evidence": self.evidence})
 
 
 def _workers(
@@ -122,10 +118,7 @@ def _generation_name(name: str, fleet: Fleet) -> str:
 
 
 def _place(args: InferenceArgs) -> dict[str, Any]:
-    folder = (
-        args.state_dir
-        or f"{pulumi.get_root_directory() or '.'}/.tandem/{pulumi.get_stack()}"
-    )
+    folder = args.state_dir or f"{pulumi.get_root_directory() or '.'}/.tandem/{pulumi.get_stack()}"
     return {"state_dir": str(Path(folder).resolve()), "address": args.address}
 
 

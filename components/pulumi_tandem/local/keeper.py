@@ -26,9 +26,7 @@ TREE_TIMEOUT_S = 20.0
 class Keeper:
     """Owns one entry: at most one process of it runs at any time."""
 
-    def __init__(
-        self, paths: StackPaths, entry: Entry, listener: socket.socket | None = None
-    ) -> None:
+    def __init__(self, paths: StackPaths, entry: Entry, listener: socket.socket | None = None) -> None:
         """Take over an entry; `listener` is a gateway's listening socket, kept over its restarts."""
         self.paths = paths
         self.entry = entry
@@ -45,13 +43,9 @@ class Keeper:
     def start(self) -> None:
         """Begin to keep the process running."""
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(
-                self._keep(), name=f"keep {self.entry.name}"
-            )
+            self._task = asyncio.create_task(self._keep(), name=f"keep {self.entry.name}")
 
-    async def stop(
-        self, grace_s: float, *, say: Callable[[str], None] = lambda _line: None
-    ) -> None:
+    async def stop(self, grace_s: float, *, say: Callable[[str], None] = lambda _line: None) -> None:
         """Let the process drain for up to `grace_s`, then end its whole tree; returns when nothing of it is left."""
         self.entry.wanted = "stopped"
         self.entry.save(self.paths)
@@ -61,9 +55,7 @@ class Keeper:
             try:
                 await asyncio.wait_for(self.process.wait(), grace_s)
             except TimeoutError:
-                say(
-                    f"{self.entry.name} did not drain within {grace_s:.0f} s; ending it"
-                )
+                say(f"{self.entry.name} did not drain within {grace_s:.0f} s; ending it")
         if self._task:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -89,9 +81,7 @@ class Keeper:
             self._died.clear()
             self.process = process.find(self.entry.pid, self.entry.created_s)
             if self.process is None:
-                await (
-                    self._clean_up()
-                )  # an earlier supervisor may have died between a start and its note
+                await self._clean_up()  # an earlier supervisor may have died between a start and its note
                 self.process = self._spawn()
             self.join_fleet()
             self.exit_code = await self.process.wait()
@@ -114,9 +104,7 @@ class Keeper:
         entry = self.entry
         entry.instance = uuid.uuid4().hex
         entry.pid = 0
-        entry.save(
-            self.paths
-        )  # before the start: a tree whose pid was never written is found by its mark
+        entry.save(self.paths)  # before the start: a tree whose pid was never written is found by its mark
         write_atomically(self.paths.spec_of(entry.name), json.dumps(entry.spec))
         argv, descriptors = self._command()
         environment = {
@@ -160,9 +148,7 @@ class Keeper:
     @property
     def record_path(self) -> Path:
         """The worker's file in the fleet folder."""
-        return (
-            self.paths.fleet(self.entry.service) / "workers" / f"{self.entry.name}.json"
-        )
+        return self.paths.fleet(self.entry.service) / "workers" / f"{self.entry.name}.json"
 
     def join_fleet(self) -> None:
         """Tell the gateways of a worker; they ask its agent whether it is ready."""
@@ -190,18 +176,12 @@ class Keeper:
                 last_words = json.loads(line)
                 if isinstance(last_words, dict) and "reason" in last_words:
                     return str(last_words["reason"])
-        return (
-            f"ended with exit code {self.exit_code}"
-            if self.exit_code is not None
-            else "ended"
-        )
+        return f"ended with exit code {self.exit_code}" if self.exit_code is not None else "ended"
 
 
 def give_ports(entry: Entry) -> ports.Block:
     """Claim a block of ports for an entry and name them; the same block again where it had one."""
-    block = ports.claim(
-        runtime_folder() / "ports", entry.address, entry.first_port or None
-    )
+    block = ports.claim(runtime_folder() / "ports", entry.address, entry.first_port or None)
     entry.first_port = block.first
     if entry.kind == "worker":
         entry.ports, port = {}, block.first

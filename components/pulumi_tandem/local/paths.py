@@ -16,13 +16,7 @@ from typing import Any
 
 def runtime_folder() -> Path:
     """The user's own short-lived folder for sockets and port claims, mode 0700."""
-    folder = (
-        Path(
-            os.environ.get("XDG_RUNTIME_DIR")
-            or f"{tempfile.gettempdir()}/tandem-{os.getuid()}"
-        )
-        / "tandem"
-    )
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or f"{tempfile.gettempdir()}/tandem-{os.getuid()}") / "tandem"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         msg = f"{folder} belongs to another user; set XDG_RUNTIME_DIR to a folder of your own"

@@ -36,24 +36,16 @@ def claim(folder: Path, address: str, wanted: int | None = None) -> Block:
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for first in (wanted,) if wanted is not None else _candidates():
-        descriptor = os.open(
-            folder / f"{first}.ports", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        descriptor = os.open(folder / f"{first}.ports", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
             continue
-        if wanted is not None or all(
-            is_free(address, port) for port in range(first, first + BLOCK_PORTS)
-        ):
+        if wanted is not None or all(is_free(address, port) for port in range(first, first + BLOCK_PORTS)):
             return Block(first, descriptor)
         os.close(descriptor)
-    what = (
-        f"ports {wanted}-{wanted + BLOCK_PORTS - 1} are"
-        if wanted is not None
-        else "every block of ports is"
-    )
+    what = f"ports {wanted}-{wanted + BLOCK_PORTS - 1} are" if wanted is not None else "every block of ports is"
     msg = f"{what} taken between {FIRST_PORT} and {LAST_PORT}; another stack holds them: stop one with `make down`"
     raise OSError(msg)
 

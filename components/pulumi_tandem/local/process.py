@@ -58,10 +58,7 @@ def is_alive(pid: int, created_s: float) -> bool:
     """Whether the process with this pid and start time runs (a zombie does not)."""
     try:
         process = psutil.Process(pid)
-        return (
-            abs(process.create_time() - created_s) < 1.0
-            and process.status() != psutil.STATUS_ZOMBIE
-        )
+        return abs(process.create_time() - created_s) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

@@ -78,17 +78,11 @@ class WorkerProvider(ResourceProvider):
         )
         return {**props, "url": worker["url"], "agent_url": worker["agent_url"]}
 
-    def diff(
-        self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]
-    ) -> DiffResult:
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """Another interpreter or address restarts it in place; another spec has another name."""
-        return DiffResult(
-            changes=bool(_differs(_olds, _news, "spec", "python", "address"))
-        )
+        return DiffResult(changes=bool(_differs(_olds, _news, "spec", "python", "address")))
 
-    def update(
-        self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]
-    ) -> UpdateResult:
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Replace the process under its name."""
         return UpdateResult(self._start(_news))
 
@@ -115,19 +109,11 @@ class GatewayProvider(ResourceProvider):
         )  # fmt: skip
         return {**props, "url": gateway["url"]}
 
-    def diff(
-        self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]
-    ) -> DiffResult:
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """What needs another process."""
-        return DiffResult(
-            changes=bool(
-                _differs(_olds, _news, "spec", "address", "port", "api_keys_file")
-            )
-        )
+        return DiffResult(changes=bool(_differs(_olds, _news, "spec", "address", "port", "api_keys_file")))
 
-    def update(
-        self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]
-    ) -> UpdateResult:
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Start the new one, then drain the old one."""
         return UpdateResult(self._start(_news))
 
@@ -145,21 +131,13 @@ class ProofProvider(ResourceProvider):
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Prove and activate."""
-        return CreateResult(
-            f"{props['service']}-{props['generation']}", self._prove(props)
-        )
+        return CreateResult(f"{props['service']}-{props['generation']}", self._prove(props))
 
-    def diff(
-        self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]
-    ) -> DiffResult:
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         """More or other workers, or other demands, are proven anew."""
-        return DiffResult(
-            changes=bool(_differs(_olds, _news, "generation", "proof", "workers"))
-        )
+        return DiffResult(changes=bool(_differs(_olds, _news, "generation", "proof", "workers")))
 
-    def update(
-        self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]
-    ) -> UpdateResult:
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Prove and activate again."""
         return UpdateResult(self._prove(_news))
 
@@ -176,12 +154,7 @@ class ProofProvider(ResourceProvider):
         service, generation = props["service"], props["generation"]
         spec = ProofSpec.model_validate_json(props["proof"])
         workers = _call("ensure", props, service=service, names=props["workers"])
-        token = (
-            StackPaths(Path(props["state_dir"]))
-            .proof_token(service)
-            .read_text()
-            .strip()
-        )
+        token = StackPaths(Path(props["state_dir"])).proof_token(service).read_text().strip()
         try:
             evidence = asyncio.run(
                 prove(
@@ -196,17 +169,11 @@ class ProofProvider(ResourceProvider):
             if not spec.keep_failed:
                 _call("halt", props, service=service, generation=generation)
                 kept = "its workers were stopped"
-            _fail(
-                ProofFailed(
-                    f"generation {generation} of {service}: {error}. {kept}; what served before serves on"
-                )
-            )
+            _fail(ProofFailed(f"generation {generation} of {service}: {error}. {kept}; what served before serves on"))
         _call("activate", props, service=service, generation=generation)
         return {**props, "evidence": evidence.model_dump(mode="json")}
 
 
 def _is_known(props: dict[str, Any]) -> bool:
     status = call(props["state_dir"], "status", start=Path(props["state_dir"]).exists())
-    return status is not None and props["name"] in {
-        process["name"] for process in status["processes"]
-    }
+    return status is not None and props["name"] in {process["name"] for process in status["processes"]}

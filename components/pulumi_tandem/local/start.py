@@ -21,9 +21,7 @@ class StartFailedError(Exception):
     """The process did not become ready; the message holds its last lines and the probable cause."""
 
 
-async def await_worker(
-    keeper: Keeper, spec: WorkerSpec, http: Http, say: Callable[[str], None]
-) -> None:
+async def await_worker(keeper: Keeper, spec: WorkerSpec, http: Http, say: Callable[[str], None]) -> None:
     """Wait until the worker's agent says that it is ready.
 
     Raises:
@@ -51,9 +49,7 @@ async def await_gateway(keeper: Keeper, http: Http, say: Callable[[str], None]) 
         answer = await http.get_json(url)
         return answer is not None and answer.get("instance") == keeper.entry.instance
 
-    await _await(
-        keeper, answers, timeout_s=GATEWAY_TIMEOUT_S, what=keeper.entry.name, say=say
-    )
+    await _await(keeper, answers, timeout_s=GATEWAY_TIMEOUT_S, what=keeper.entry.name, say=say)
 
 
 async def _is_ready(http: Http, url: str) -> bool:
@@ -74,29 +70,19 @@ async def _await(
     while not await is_ready():
         now_s = time.monotonic()
         if keeper.deaths > deaths:
-            raise StartFailedError(
-                _story(keeper, f"{what} ended while it was starting")
-            )
+            raise StartFailedError(_story(keeper, f"{what} ended while it was starting"))
         if now_s - started_s > timeout_s:
-            raise StartFailedError(
-                _story(keeper, f"{what} was not ready within {timeout_s:.0f} s")
-            )
+            raise StartFailedError(_story(keeper, f"{what} was not ready within {timeout_s:.0f} s"))
         if now_s - said_s >= SAY_EVERY_S:
             said_s = now_s
             line = _newest_line(keeper)
-            say(
-                f"{what}: starting, {now_s - started_s:.0f} s{': ' + line if line else ''}"
-            )
+            say(f"{what}: starting, {now_s - started_s:.0f} s{': ' + line if line else ''}")
         await asyncio.sleep(POLL_S)
     say(f"{what}: ready after {time.monotonic() - started_s:.1f} s")
 
 
 def _newest_line(keeper: Keeper) -> str:
-    lines = [
-        line.strip()
-        for line in process.last_lines(keeper.paths.log_of(keeper.entry.name))
-        if line.strip()
-    ]
+    lines = [line.strip() for line in process.last_lines(keeper.paths.log_of(keeper.entry.name)) if line.strip()]
     return lines[-1][-100:] if lines else ""
 
 

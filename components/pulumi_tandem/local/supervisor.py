@@ -58,9 +58,7 @@ class Supervisor:
     def _adopt(self, entry: Entry) -> None:
         keeper = self.keepers[entry.name] = Keeper(self.paths, entry)
         if entry.wanted == "running":
-            with contextlib.suppress(
-                OSError
-            ):  # only the claim is lost: the process itself still listens
+            with contextlib.suppress(OSError):  # only the claim is lost: the process itself still listens
                 keeper.block = give_ports(entry)
             keeper.start()
 
@@ -108,9 +106,7 @@ class Supervisor:
                 await keeper.stop(worker.stop_timeout_s)
                 if is_new:
                     self._forget(keeper)
-                raise RefusedError(
-                    f"{error}\n{name} was stopped and removed; nothing of it is left running"
-                ) from None
+                raise RefusedError(f"{error}\n{name} was stopped and removed; nothing of it is left running") from None
             return self._describe(keeper)
 
     async def do_start_gateway(
@@ -152,26 +148,25 @@ class Supervisor:
             elif port == 0:
                 keeper.block = give_ports(wanted)
             elif not ports.is_free(address, port):
-                raise RefusedError(
-                    f"{address}:{port} is taken by another process; give {name} another port"
-                )
+                raise RefusedError(f"{address}:{port} is taken by another process; give {name} another port")
             keeper.listener = keeper.listener or listen(address, wanted.first_port)
             keeper.start()
             try:
                 await await_gateway(keeper, self.http, say)
-            except StartFailedError as error:
+            except BaseException as error:
                 await keeper.stop(0.0)
                 if before:
+                    before.block, keeper.block = keeper.block or before.block, None
                     before.entry.save(self.paths)
                 else:
                     self._forget(keeper)
-                raise RefusedError(str(error)) from None
+                if isinstance(error, StartFailedError):
+                    raise RefusedError(str(error)) from None
+                raise
             self.keepers[name] = keeper
             if before:
                 say(f"{name}: the new gateway answers; the old one drains")
-                await before.stop(
-                    GatewaySpec.model_validate(before.entry.spec).drain_timeout_s
-                )
+                await before.stop(GatewaySpec.model_validate(before.entry.spec).drain_timeout_s)
                 if before.listener and before.listener is not keeper.listener:
                     before.listener.close()
                 keeper.entry.save(self.paths)
@@ -192,9 +187,7 @@ class Supervisor:
             await self._remove(keeper, say)
             return {}
 
-    async def do_ensure(
-        self, say: Say, *, service: str, names: list[str]
-    ) -> list[dict[str, Any]]:
+    async def do_ensure(self, say: Say, *, service: str, names: list[str]) -> list[dict[str, Any]]:
         """Have workers run that were started before, such as those of a generation whose proof failed."""
         lost = [name for name in names if name not in self.keepers]
         if lost:
@@ -204,36 +197,23 @@ class Supervisor:
             )
         entries = [self.keepers[name].entry for name in names]
         return await asyncio.gather(
-            *(
-                self.do_start_worker(
-                    say, name=e.name, spec=e.spec, python=e.python, address=e.address
-                )
-                for e in entries
-            )
+            *(self.do_start_worker(say, name=e.name, spec=e.spec, python=e.python, address=e.address) for e in entries)
         )
 
-    async def do_activate(
-        self, say: Say, *, service: str, generation: str
-    ) -> dict[str, Any]:
+    async def do_activate(self, say: Say, *, service: str, generation: str) -> dict[str, Any]:
         """Give a generation the traffic and wait until every gateway has seen it."""
         previous = self._state(service).active_generation
         self._write_state(service, generation)
         await self._await_gateways(service, generation)
         # What no later `up` can know of: workers that a killed `up` had started for a generation nobody asks for now.
         kept = {generation, previous}
-        strays = [
-            k
-            for k in self._workers(service)
-            if k.entry.generation not in kept and k.entry.wanted == "running"
-        ]
+        strays = [k for k in self._workers(service) if k.entry.generation not in kept and k.entry.wanted == "running"]
         for keeper in strays:
             say(f"{keeper.entry.name}: left by an update that was cut off; stopping it")
             await self._halt(keeper)
         return {"previous": previous}
 
-    async def do_deactivate(
-        self, say: Say, *, service: str, generation: str
-    ) -> dict[str, Any]:
+    async def do_deactivate(self, say: Say, *, service: str, generation: str) -> dict[str, Any]:
         """Take the traffic from a generation that is being destroyed."""
         if self._state(service).active_generation != generation:
             return {}
@@ -247,15 +227,9 @@ class Supervisor:
         self._write_state(service, None)
         return {}
 
-    async def do_halt(
-        self, say: Say, *, service: str, generation: str
-    ) -> dict[str, Any]:
+    async def do_halt(self, say: Say, *, service: str, generation: str) -> dict[str, Any]:
         """Stop the workers of a generation that failed its proof, but remember them for the next attempt."""
-        halted = [
-            k
-            for k in self._workers(service)
-            if k.entry.generation == generation and k.entry.wanted == "running"
-        ]
+        halted = [k for k in self._workers(service) if k.entry.generation == generation and k.entry.wanted == "running"]
         await asyncio.gather(*(self._halt(keeper) for keeper in halted))
         return {"stopped": [keeper.entry.name for keeper in halted]}
 
@@ -265,8 +239,7 @@ class Supervisor:
             keeper
             for keeper in self.keepers.values()
             if keeper.entry.kind == "worker"
-            and keeper.entry.generation
-            != self._state(keeper.entry.service).active_generation
+            and keeper.entry.generation != self._state(keeper.entry.service).active_generation
         ]
         await asyncio.gather(*(self._halt(keeper) for keeper in victims))
         if forget:
@@ -279,20 +252,14 @@ class Supervisor:
         services = sorted({keeper.entry.service for keeper in self.keepers.values()})
         return {
             "pid": os.getpid(),
-            "active": {
-                service: self._state(service).active_generation for service in services
-            },
+            "active": {service: self._state(service).active_generation for service in services},
             "processes": [self._describe(keeper) for keeper in self.keepers.values()],
         }
 
     async def do_shutdown(self, say: Say) -> dict[str, Any]:
         """Drain and end everything, then the supervisor itself."""
-        gateways = [
-            keeper for keeper in self.keepers.values() if keeper.entry.kind == "gateway"
-        ]
-        workers = [
-            keeper for keeper in self.keepers.values() if keeper.entry.kind == "worker"
-        ]
+        gateways = [keeper for keeper in self.keepers.values() if keeper.entry.kind == "gateway"]
+        workers = [keeper for keeper in self.keepers.values() if keeper.entry.kind == "worker"]
         for group in (gateways, workers):
             await asyncio.gather(*(self._remove(keeper, say) for keeper in group))
         self.ended.set()
@@ -304,11 +271,7 @@ class Supervisor:
         return self._locks.setdefault(name, asyncio.Lock())
 
     def _workers(self, service: str) -> list[Keeper]:
-        return [
-            k
-            for k in self.keepers.values()
-            if k.entry.kind == "worker" and k.entry.service == service
-        ]
+        return [k for k in self.keepers.values() if k.entry.kind == "worker" and k.entry.service == service]
 
     def _describe(self, keeper: Keeper) -> dict[str, Any]:
         entry = keeper.entry
@@ -322,9 +285,7 @@ class Supervisor:
             "phase": entry.spec.get("phase"),
             "phases": entry.spec.get("phases"),
             "url": f"http://{entry.address}:{entry.ports.get('http', entry.first_port)}",
-            "agent_url": f"http://{entry.address}:{entry.ports['agent']}"
-            if entry.kind == "worker"
-            else None,
+            "agent_url": f"http://{entry.address}:{entry.ports['agent']}" if entry.kind == "worker" else None,
             "log": str(self.paths.log_of(entry.name)),
         }
 
@@ -370,42 +331,26 @@ class Supervisor:
 
     def _state(self, service: str) -> ServiceState:
         content = read_json(self.paths.fleet(service) / "service.json")
-        return (
-            ServiceState.model_validate(content)
-            if content
-            else ServiceState(service=service)
-        )
+        return ServiceState.model_validate(content) if content else ServiceState(service=service)
 
     def _write_state(self, service: str, generation: str | None) -> None:
         state = ServiceState(service=service, active_generation=generation)
-        write_atomically(
-            self.paths.fleet(service) / "service.json", state.model_dump_json()
-        )
+        write_atomically(self.paths.fleet(service) / "service.json", state.model_dump_json())
 
     # --- what the gateways have seen ------------------------------------------------------------
 
     async def _fleets(self, service: str) -> list[dict[str, Any]]:
         token = self._proof_token(service).read_text().strip()
-        gateways = [
-            k
-            for k in self.keepers.values()
-            if k.entry.kind == "gateway" and k.entry.service == service
-        ]
+        gateways = [k for k in self.keepers.values() if k.entry.kind == "gateway" and k.entry.service == service]
         alive = [k for k in gateways if k.process and k.process.is_alive]
         answers = [
-            await self.http.get_json(
-                f"{self._describe(k)['url']}/fleet", {"x-tandem-proof": token}
-            )
-            for k in alive
+            await self.http.get_json(f"{self._describe(k)['url']}/fleet", {"x-tandem-proof": token}) for k in alive
         ]
         return [answer for answer in answers if answer is not None]
 
     async def _await_gateways(self, service: str, generation: str) -> None:
         deadline_s = time.monotonic() + ACTIVATION_TIMEOUT_S
-        while any(
-            fleet["active_generation"] != generation
-            for fleet in await self._fleets(service)
-        ):
+        while any(fleet["active_generation"] != generation for fleet in await self._fleets(service)):
             if time.monotonic() > deadline_s:
                 raise RefusedError(
                     f"a gateway of {service} has not taken generation {generation} up within {ACTIVATION_TIMEOUT_S:.0f} s"
@@ -415,10 +360,7 @@ class Supervisor:
     async def _await_out_of_sight(self, keeper: Keeper) -> None:
         deadline_s = time.monotonic() + ACTIVATION_TIMEOUT_S
         name = keeper.entry.name
-        while any(
-            name in {w["name"] for w in fleet["workers"]}
-            for fleet in await self._fleets(keeper.entry.service)
-        ):
+        while any(name in {w["name"] for w in fleet["workers"]} for fleet in await self._fleets(keeper.entry.service)):
             if time.monotonic() > deadline_s:
                 return  # the agent still takes late requests while it settles
             await asyncio.sleep(0.1)
@@ -428,9 +370,7 @@ class Supervisor:
     async def serve(self) -> None:
         """Answer clients until told to end, or until nothing is owned for a while."""
         self.paths.socket.unlink(missing_ok=True)
-        server = await asyncio.start_unix_server(
-            self._serve_one, self.paths.socket, limit=LINE_BYTES_MAX
-        )
+        server = await asyncio.start_unix_server(self._serve_one, self.paths.socket, limit=LINE_BYTES_MAX)
         self.paths.socket.chmod(0o600)
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGTERM, lambda: asyncio.create_task(self.do_shutdown(print))
@@ -451,9 +391,7 @@ class Supervisor:
             if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
                 os.truncate(log, 0)  # appended to, so the writer goes on at the start
 
-    async def _serve_one(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         def send(answer: dict[str, Any]) -> None:
             if not writer.is_closing():
                 writer.write(json.dumps(answer).encode() + b"\n")
@@ -464,15 +402,11 @@ class Supervisor:
             verb = getattr(self, f"do_{request.pop('verb', '')}", None)
             if verb is None:
                 send(
-                    {
-                        "error": "this supervisor is of another version: run `make down` with the version that started it"
-                    }
+                    {"error": "this supervisor is of another version: run `make down` with the version that started it"}
                 )
             else:
                 # A task of its own: the work goes on when the client is killed, and the next client finds it done.
-                work = asyncio.create_task(
-                    verb(lambda line: send({"progress": line}), **request)
-                )
+                work = asyncio.create_task(verb(lambda line: send({"progress": line}), **request))
                 try:
                     send({"result": await asyncio.shield(work)})
                 except (RefusedError, OSError) as error:
@@ -483,11 +417,7 @@ class Supervisor:
                         file=sys.stderr,
                         flush=True,
                     )
-                    send(
-                        {
-                            "error": f"the supervisor failed: {error!r}; its log is {self.paths.log}"
-                        }
-                    )
+                    send({"error": f"the supervisor failed: {error!r}; its log is {self.paths.log}"})
             await writer.drain()
         writer.close()
 

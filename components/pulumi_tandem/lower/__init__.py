@@ -4,12 +4,11 @@ Input: `Resolved`, accepted by `check`. Output: `Fleet`. Engine knowledge lives 
 engine, and nowhere else. Lowering names ports and addresses; it never picks them.
 """
 
-from tandem_worker.contract import GatewaySpec, WorkerSpec
-
 from pulumi_tandem.lower import vllm
 from pulumi_tandem.lower.fleet import Fleet, LoweredPool, ProofSpec
 from pulumi_tandem.lower.hashes import generation_of, pair_key_of
 from pulumi_tandem.resolve import Resolved
+from tandem_worker.contract import GatewaySpec, WorkerSpec
 
 __all__ = ["Fleet", "LoweredPool", "ProofSpec", "lower"]
 

@@ -1,6 +1,7 @@
 """What lowering hands to a target: plain frozen values, ready to be written as JSON."""
 
 from pydantic import BaseModel, ConfigDict
+
 from tandem_worker.contract import GatewaySpec, Phase, WorkerSpec
 
 

@@ -8,10 +8,9 @@ wheel names differently, so the server module is started instead.
 import json
 from typing import Any
 
-from tandem_worker.contract import Port, WorkerSpec
-
 from pulumi_tandem.estimate import GIB
 from pulumi_tandem.resolve import Resolved, ResolvedPool
+from tandem_worker.contract import Port, WorkerSpec
 
 TRANSFER_PORTS = 16
 """Listening ports for UCX of one worker: one per transfer thread and rank, with room to reconnect."""
@@ -127,6 +126,10 @@ def _env(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
         env["HF_HUB_OFFLINE"] = "1"
     if pool.on_cpu:
         env["VLLM_CPU_OMP_THREADS_BIND"] = pool.cpu_cores
+        if pool.eager:
+            # Eager in vLLM's sense leaves its samplers' torch.compile on: the first request that asks for
+            # log-probabilities stands still for minutes while a C++ compiler runs (vllm/v1/sample/ops/logprobs.py).
+            env["TORCH_COMPILE_DISABLE"] = "1"
     if resolved.disaggregated:
         env |= _transfer_env(resolved, pool)
     return dict(sorted({**dict(pool.env), **env}.items()))

@@ -59,9 +59,7 @@ def judge(
     spec: ProofSpec,
 ) -> tuple[Evidence | None, tuple[str, ...]]:
     """The evidence, or None and every reason against this generation, each one sentence with its consequence."""
-    reasons = [
-        reason for measurement in measurements for reason in _reasons(measurement, spec)
-    ]
+    reasons = [reason for measurement in measurements for reason in _reasons(measurement, spec)]
     pairs = tuple(_pair(m) for m in measurements if m.probe.prefill)
     moved = [m.moved for m in measurements if m.probe.prefill]
     seconds = sum(m.seconds for m in moved)
@@ -124,18 +122,14 @@ def _reasons(m: Measurement, spec: ProofSpec) -> list[str]:
     if prefill := m.probe.prefill:
         pair = f"{prefill.name} to {m.probe.decode.name}"
         if m.answer.path != "disaggregated":
-            reasons.append(
-                f"{pair}: the gateway served the request {m.answer.path}, not over the pair"
-            )
+            reasons.append(f"{pair}: the gateway served the request {m.answer.path}, not over the pair")
         if m.moved.transfers <= 0 or m.moved.bytes <= 0:
             reasons.append(
                 f"{pair}: no KV moved; decode computed the prompt again itself. "
                 f"Clients would get right answers at the price of two prefills"
             )
         if m.moved.failures > 0:
-            reasons.append(
-                f"{pair}: the engine counted {m.moved.failures:.0f} failed KV transfers"
-            )
+            reasons.append(f"{pair}: the engine counted {m.moved.failures:.0f} failed KV transfers")
         if m.transport not in ("unknown", spec.transport):
             reasons.append(
                 f"{pair}: KV went over {m.transport}, not over {spec.transport} as declared (transfer.transport)"

@@ -51,10 +51,7 @@ def plan_probes(
         context_tokens: the longest prompt and answer that the workers take.
     """
     if not disaggregated:
-        return tuple(
-            _probe(None, worker, f"{salt}-{i}", context_tokens=0)
-            for i, worker in enumerate(workers)
-        )
+        return tuple(_probe(None, worker, f"{salt}-{i}", context_tokens=0) for i, worker in enumerate(workers))
     forward = _pairs(
         [w for w in workers if w.phase == "prefill"],
         [w for w in workers if w.phase == "decode"],
@@ -68,27 +65,18 @@ def plan_probes(
         for i, (prefill, decode) in enumerate(forward + backward)
     ]
     # One long prompt a pair: a short one moves too little to say anything of bandwidth.
-    long = [
-        _probe(p, d, f"{salt}-long-{i}", context_tokens=context_tokens)
-        for i, (p, d) in enumerate(forward)
-    ]
+    long = [_probe(p, d, f"{salt}-long-{i}", context_tokens=context_tokens) for i, (p, d) in enumerate(forward)]
     return (*probes, *long)
 
 
-def _pairs(
-    prefills: list[Candidate], decodes: list[Candidate]
-) -> list[tuple[Candidate, Candidate]]:
+def _pairs(prefills: list[Candidate], decodes: list[Candidate]) -> list[tuple[Candidate, Candidate]]:
     if not prefills or not decodes:
         return []
     count = max(len(prefills), len(decodes))
-    return list(
-        zip(islice(cycle(prefills), count), islice(cycle(decodes), count), strict=True)
-    )
+    return list(zip(islice(cycle(prefills), count), islice(cycle(decodes), count), strict=True))
 
 
-def _probe(
-    prefill: Candidate | None, decode: Candidate, salt: str, *, context_tokens: int
-) -> Probe:
+def _probe(prefill: Candidate | None, decode: Candidate, salt: str, *, context_tokens: int) -> Probe:
     room_tokens = min(LONG_PROMPT_TOKENS_MAX, context_tokens // 2)
     filler = FILLER * (room_tokens // FILLER_TOKENS)
     messages = (

@@ -43,20 +43,14 @@ async def prove(
     Raises:
         ProofFailedError: with every reason.
     """
-    probes = plan_probes(
-        workers, disaggregated=disaggregated, salt=salt, context_tokens=context_tokens
-    )
+    probes = plan_probes(workers, disaggregated=disaggregated, salt=salt, context_tokens=context_tokens)
     headers = {"x-tandem-proof": token, "x-tandem-generation": generation}
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         try:
-            measurements = [
-                await _measure(session, url, headers, model, probe) for probe in probes
-            ]
+            measurements = [await _measure(session, url, headers, model, probe) for probe in probes]
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            msg = (
-                f"a proof request did not come through: {error or type(error).__name__}"
-            )
+            msg = f"a proof request did not come through: {str(error) or type(error).__name__}"
             raise ProofFailedError(msg) from error
     evidence, reasons = judge(service, generation, tuple(measurements), spec)
     if evidence is None:
@@ -76,9 +70,7 @@ async def _measure(
     alone = {"x-tandem-decode": probe.decode.name, "x-tandem-path": "aggregated"}
     if probe.prefill:
         pair["x-tandem-prefill"] = probe.prefill.name
-    answer = await _ask(
-        session, url, headers | (pair if probe.prefill else alone), model, probe
-    )
+    answer = await _ask(session, url, headers | (pair if probe.prefill else alone), model, probe)
     reference = await _ask(session, url, headers | alone, model, probe)
     deadline_s = time.monotonic() + COUNTER_TIMEOUT_S
     while True:
@@ -103,9 +95,7 @@ async def _ask(
     started_s = time.monotonic()
     arrivals_s: list[float] = []
     chunks: list[dict[str, Any]] = []
-    async with session.post(
-        f"{url}/v1/chat/completions", json=body, headers=headers
-    ) as response:
+    async with session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
         if response.status != 200:
             reason = (await response.text())[:500]
             msg = f"{_route(probe)}: the gateway answered {response.status}: {reason}"
@@ -129,20 +119,16 @@ def _answer(
     headers: dict[str, str],
 ) -> Answer:
     choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
-    logprobs = [
-        entry
-        for choice in choices
-        for entry in (choice.get("logprobs") or {}).get("content") or []
-    ]
+    logprobs = [entry for choice in choices for entry in (choice.get("logprobs") or {}).get("content") or []]
     names = {name.lower(): value for name, value in headers.items()}
-    usage = next(
-        (chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage")), {}
-    )
+    usage = next((chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage")), {})
     span_s = arrivals_s[-1] - arrivals_s[0] if arrivals_s else 0.0
+    pieces = [choice["delta"].get("content") for choice in choices]
     return Answer(
         text="".join(choice["delta"].get("content") or "" for choice in choices),
-        tokens=tuple(entry["token"] for entry in logprobs),
-        gaps_nats=tuple(_gap_nats(entry) for entry in logprobs),
+        # An engine that gives no log-probabilities must answer alike, piece by piece.
+        tokens=tuple(entry["token"] for entry in logprobs) or tuple(piece for piece in pieces if piece),
+        gaps_nats=tuple(_gap_nats(entry) for entry in logprobs) or tuple(float("inf") for piece in pieces if piece),
         prompt_tokens=usage.get("prompt_tokens", 0),
         ttft_ms=(arrivals_s[0] - started_s) * 1e3 if arrivals_s else 0.0,
         tpot_ms=span_s * 1e3 / max(1, len(arrivals_s) - 1),
@@ -158,16 +144,10 @@ def _gap_nats(entry: dict[str, Any]) -> float:
 
 
 def _route(probe: Probe) -> str:
-    return (
-        f"{probe.prefill.name} to {probe.decode.name}"
-        if probe.prefill
-        else probe.decode.name
-    )
+    return f"{probe.prefill.name} to {probe.decode.name}" if probe.prefill else probe.decode.name
 
 
-async def _counters(
-    session: aiohttp.ClientSession, worker: Candidate
-) -> tuple[KvCounters, str]:
+async def _counters(session: aiohttp.ClientSession, worker: Candidate) -> tuple[KvCounters, str]:
     async with session.get(f"{worker.agent_url}/metrics") as response:
         response.raise_for_status()
         families = list(text_string_to_metric_families(await response.text()))
@@ -177,11 +157,7 @@ async def _counters(
         return sum(sample.value for sample in samples if sample.name == name)
 
     transport = next(
-        (
-            s.labels["transport"]
-            for s in samples
-            if s.name == "tandem_kv_transport_info" and s.value
-        ),
+        (s.labels["transport"] for s in samples if s.name == "tandem_kv_transport_info" and s.value),
         "unknown",
     )
     counters = KvCounters(

@@ -11,7 +11,6 @@ changes = json.loads(os.environ.get("TANDEM_TEST_DECLARATION", "{}"))
 pool = {
     "gpu": "cpu",
     "sequences": 8,
-    "extra_args": ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"],
     **changes.get("pool", {}),
 }
 chat = tandem.Service(
@@ -22,7 +21,7 @@ chat = tandem.Service(
         path=os.environ["TANDEM_MODEL_DIR"],
         dtype="float32",
     ),
-    engine=tandem.Vllm(version="0.32.0"),
+    engine=tandem.Vllm(version="0.32.0", tool_call_parser="hermes"),
     prefill=tandem.Pool(**pool, **changes.get("prefill", {})),
     decode=tandem.Pool(**pool, **changes.get("decode", {})),
     context_tokens=2048,
