@@ -1,6 +1,6 @@
 """Converts a Llama-like GGUF file to a folder of bf16 safetensors; runs in the engine's environment.
 
-    python convert_gguf.py FILE.gguf FOLDER
+python convert_gguf.py FILE.gguf FOLDER
 """
 
 import sys

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from steps.frame import Failure, Place, Run, Step, digest, made_beside, python_tag, system_package, venv
+from steps.library import installed_part
 
 CPU_TORCH = re.compile(r"^torch==(\S+)", re.MULTILINE)
 NUMA_LIBRARY, NUMA_PACKAGE = "libnuma.so.1", "libnuma1"
@@ -107,7 +108,8 @@ def name_vllm(folder: Path) -> None:
 
 def view_key(place: Place) -> str:
     """The cached environment, this checkout's worker distribution, and the path: an environment cannot be moved."""
-    return digest(str(site(place)), str(place.python), str(place.checkout), place.checkout / "worker/pyproject.toml")
+    worker = installed_part(place.checkout / "worker/pyproject.toml")
+    return digest(str(site(place)), str(place.python), str(place.checkout), worker)
 
 
 def view_stamp(place: Place) -> Path:

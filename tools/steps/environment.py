@@ -69,7 +69,7 @@ def stamp(place: Place) -> Path:
     return place.private / "env-stamp"
 
 
-def make(place: Place, run: Run) -> None:
+def make(place: Place, _: Run) -> None:
     """Writes the file, and what it names where that is not there yet."""
     state_folder(place).mkdir(parents=True, exist_ok=True)
     if not passphrase_file(place).exists():
@@ -83,4 +83,5 @@ STEP = Step(
     key=key,
     stamp=stamp,
     make=make,
+    needs=("library",),
 )

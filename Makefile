@@ -1,0 +1,44 @@
+# Everything a person types here; `make help` lists it. STACK chooses the stack, PYTHON the Python to build on.
+
+STACK ?= local
+PYTHON ?= python3
+BOOTSTRAP = $(PYTHON) tools/bootstrap.py
+TANDEM = tools/run python -m pulumi_tandem.cli
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status test check fix bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: ## set this machine up, create or update the stack, prove that KV moves, print the evidence
+	@$(BOOTSTRAP)
+	@$(TANDEM) up --stack $(STACK)
+
+down: ## remove the stack: no process and no port stays
+	@$(BOOTSTRAP) --only environment
+	@$(TANDEM) down --stack $(STACK)
+
+status: ## pools, generations, latencies and KV speed of the running stack
+	@$(TANDEM) status --stack $(STACK)
+
+test: ## every rung of tests: check, real Pulumi engine, real serving, faults
+	@$(BOOTSTRAP)
+	@tools/run python tools/ladder.py
+
+check: ## lint, format, types and the tests that need nothing; under a minute
+	@$(BOOTSTRAP) --only environment
+	@tools/run python tools/ladder.py check
+
+fix: ## let the formatter and the linter mend what they can
+	@tools/run ruff check --fix .
+	@tools/run ruff format .
+
+bench: ## the gateway against vllm-router on fake engines; aggregated against disaggregated on real ones
+	@$(BOOTSTRAP)
+	@tools/run python -m benchmarks.gateway
+	@tools/run python -m benchmarks.serving
+
+clean: ## remove what bootstrap and the tools made in this checkout, but no stack's state (.tandem) and not the cache
+	rm -rf .venv .venv-engine stacks/.venv build dist .coverage .hypothesis .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,17 @@
+"""What holds for every rung of the ladder: a test's folder says what it needs."""
+
+from pathlib import Path
+
+import pytest
+
+NEEDS = {"engine": "engine", "serving": "serving", "faults": "faults"}
+"""Folder to marker; `make test` runs the rungs in this order, after the tests that need nothing."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks by folder, so that no test can be on the wrong rung for want of a line."""
+    root = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(root).parts[0]
+        if folder in NEEDS:
+            item.add_marker(NEEDS[folder])

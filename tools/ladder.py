@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Runs the rungs of the test ladder in order, all of them even when one fails, and prints how long each took.
+
+tools/run python tools/ladder.py [RUNG ...]      every rung when none is named
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+BARE = "not engine and not serving and not faults"
+PYTEST = ("python", "-m", "pytest", "--quiet", "--durations=5", "--durations-min=2")
+LANGUAGE_HOST = "tools/pulumi/pulumi-language-python"
+"""Python without the suffix by which the linters know it."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder; it holds when every command does."""
+
+    name: str
+    budget_s: int
+    """What it may take on two cores; going over it is told, and fails nothing, since machines differ."""
+    commands: tuple[tuple[str, ...], ...]
+
+
+RUNGS = (
+    Rung(
+        name="check",
+        budget_s=60,
+        commands=(
+            ("ruff", "check", ".", LANGUAGE_HOST),
+            ("ruff", "format", "--check", ".", LANGUAGE_HOST),
+            ("pyright",),
+            (*PYTEST, "-m", BARE, "--cov", "--cov-report=term"),
+        ),
+    ),
+    Rung(name="engine", budget_s=12 * 60, commands=((*PYTEST, "-m", "engine"),)),
+    Rung(name="serving", budget_s=18 * 60, commands=((*PYTEST, "-m", "serving"),)),
+    Rung(name="faults", budget_s=20 * 60, commands=((*PYTEST, "-m", "faults"),)),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a rung went."""
+
+    rung: Rung
+    took_s: float
+    failed: tuple[str, ...]
+    """The commands that did not hold."""
+
+
+def climb(rung: Rung) -> Outcome:
+    """Runs a rung's commands, all of them: a formatting slip hides no broken test."""
+    print(f"\n=== {rung.name} ===", flush=True)
+    started_s = time.monotonic()
+    failed = tuple(
+        " ".join(command) for command in rung.commands if subprocess.run(command, cwd=CHECKOUT, check=False).returncode
+    )
+    return Outcome(rung=rung, took_s=time.monotonic() - started_s, failed=failed)
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """A line per rung, and under it what failed."""
+    lines: list[str] = []
+    for outcome in outcomes:
+        over = f", over its budget of {outcome.rung.budget_s} s" if outcome.took_s > outcome.rung.budget_s else ""
+        word = "failed" if outcome.failed else "ok"
+        lines.append(f"{outcome.rung.name:<8} {word:<6} {outcome.took_s:6.0f} s{over}")
+        lines.extend(f"         failed: {command}" for command in outcome.failed)
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 1 when a rung failed."""
+    parser = argparse.ArgumentParser(prog="tools/ladder.py", description=__doc__)
+    parser.add_argument("rungs", nargs="*", choices=[rung.name for rung in RUNGS], metavar="RUNG")
+    chosen = parser.parse_args(arguments).rungs or [rung.name for rung in RUNGS]
+    outcomes = [climb(rung) for rung in RUNGS if rung.name in chosen]
+    print(f"\n{summary(outcomes)}", flush=True)
+    return 1 if any(outcome.failed for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
