@@ -6,7 +6,7 @@ Importing this package loads the declared nouns only; whatever needs Pulumi is l
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pulumi_tandem.declare import Architecture, Grace, Limits, Model, Pool, Service, Transfer, Vllm
 from pulumi_tandem.finding import DeclarationError, Finding
@@ -39,7 +39,7 @@ _ROOMS = ("check", "local", "lower", "resolve")
 """Named as modules (`tandem.lower.lower(...)`): a module and a function cannot share a name."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _ROOMS:
         return import_module(f"{__name__}.{name}")
     if name == "accept":

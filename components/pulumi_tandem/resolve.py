@@ -103,15 +103,13 @@ def resolve(service: Service) -> Resolved:
     Raises DeclarationError with every name that the catalog does not know.
     """
     unknown: list[Finding] = []
-    architecture, weights_bytes = _weights(service, unknown)
+    weights = _weights(service, unknown)
     declared = {"prefill": service.prefill, "decode": service.decode, "serve": service.serve}
-    found = [
-        _pool(service, name, pool, architecture, weights_bytes, unknown) for name, pool in declared.items() if pool
-    ]
+    found = [_pool(service, name, pool, weights, unknown) for name, pool in declared.items() if pool]
     pools = tuple(pool for pool in found if pool)
     if unknown:
         raise DeclarationError(dict.fromkeys(unknown))
-    assert architecture is not None
+    assert weights is not None
     served = service.served_names or (service.model.name,)
     exact = all(pool.dtype == "float32" for pool in pools)
     gap = service.divergence_gap_nats_max
@@ -123,8 +121,8 @@ def resolve(service: Service) -> Resolved:
         served_names=tuple(dict.fromkeys(served)),
         model_name=service.model.name,
         model_revision=service.model.revision,
-        architecture=architecture,
-        weights_bytes=weights_bytes,
+        architecture=weights.shape,
+        weights_bytes=weights.bytes_in_all,
         disaggregated=service.serve is None,
         pools=pools,
         transfer=service.transfer,
@@ -139,8 +137,14 @@ def resolve(service: Service) -> Resolved:
     )
 
 
-def _weights(service: Service, unknown: list[Finding]) -> tuple[Architecture | None, int]:
-    """Shape of the model and bytes of its weights; (None, 0) where the catalog does not have it."""
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    shape: Architecture
+    bytes_in_all: int
+
+
+def _weights(service: Service, unknown: list[Finding]) -> _Weights | None:
+    """Shape of the model and bytes of its weights; None where the catalog does not have it."""
     model = service.model
     row = None
     if model.architecture is None:
@@ -151,21 +155,20 @@ def _weights(service: Service, unknown: list[Finding]) -> tuple[Architecture | N
             unknown,
         )
         if row is None:
-            return None, 0
+            return None
     shape = model.architecture or (row and row.architecture)
     assert shape is not None
     weights_gib = model.weights_gib or (row and row.weights_gib)
     if weights_gib:
-        return shape, int(weights_gib * estimate.GIB)
-    return shape, estimate.weights_bytes(shape, model.dtype or shape.dtype)
+        return _Weights(shape, int(weights_gib * estimate.GIB))
+    return _Weights(shape, estimate.weights_bytes(shape, model.dtype or shape.dtype))
 
 
 def _pool(
     service: Service,
     name: str,
     pool: Pool,
-    architecture: Architecture | None,
-    weights_bytes: int,
+    weights: _Weights | None,
     unknown: list[Finding],
 ) -> ResolvedPool | None:
     engine = pool.engine or service.engine
@@ -173,7 +176,7 @@ def _pool(
     engine_path = f"{path}.engine.version" if pool.engine else f"{service.name}.engine.version"
     gpu = _find(lambda: catalog.gpu(pool.gpu), f"{path}.gpu", "", unknown)
     release = _find(lambda: catalog.engine("vllm", engine.version), engine_path, "", unknown)
-    if gpu is None or release is None or architecture is None:
+    if gpu is None or release is None or weights is None:
         return None
     on_cpu = gpu.name == "cpu"
     phase: Phase = "prefill" if name == "prefill" else "decode"
@@ -182,7 +185,7 @@ def _pool(
     sequences = pool.sequences or (8 if on_cpu else 256)
     kv_cache_gib = pool.kv_cache_gib or (1.0 if on_cpu else None)
     path_of_model = pool.model_path or service.model.path
-    cpu_gib = weights_bytes / estimate.GIB + (kv_cache_gib or 0.0) * tensor_parallel + CPU_ENGINE_GIB
+    cpu_gib = weights.bytes_in_all / estimate.GIB + (kv_cache_gib or 0.0) * tensor_parallel + CPU_ENGINE_GIB
     return ResolvedPool(
         name=name,
         phase=phase,
@@ -195,10 +198,10 @@ def _pool(
         release=release,
         model_ref=path_of_model or service.model.name,
         model_path=path_of_model,
-        dtype=pool.dtype or service.model.dtype or architecture.dtype,
+        dtype=pool.dtype or service.model.dtype or weights.shape.dtype,
         kv_dtype=pool.kv_dtype,
         attention_backend=engine.attention_backend or attention_backend(gpu, pool.kv_dtype),
-        context_tokens=pool.context_tokens or service.context_tokens or architecture.positions_max,
+        context_tokens=pool.context_tokens or service.context_tokens or weights.shape.positions_max,
         sequences=sequences,
         batch_tokens=pool.batch_tokens or max(2_048 if on_cpu else 8_192, sequences),
         block_tokens=pool.block_tokens or (128 if on_cpu else 64),

@@ -6,7 +6,7 @@ registered with a code; rules of a kind share a module.
 
 from pulumi_tandem.check import capacity, declared, pair, process, shape
 from pulumi_tandem.check.explain import explain
-from pulumi_tandem.check.registry import RULES, Rule
+from pulumi_tandem.check.registry import REGISTERED, Rule
 from pulumi_tandem.declare import Service
 from pulumi_tandem.finding import DeclarationError, Finding, render_finding, report
 from pulumi_tandem.resolve import Resolved, resolve
@@ -16,10 +16,13 @@ __all__ = ["MODULES", "RULES", "Rule", "accept", "check", "explain", "render_fin
 MODULES = (declared, pair, shape, capacity, process)
 """Modules that register rules when they are imported."""
 
+RULES: dict[str, Rule] = dict(sorted(REGISTERED.items()))
+"""Every rule by its code, in the order of the codes."""
+
 
 def check(resolved: Resolved) -> tuple[Finding, ...]:
     """All findings of one service, errors and warnings, in the order of their codes."""
-    return tuple(finding for code in sorted(RULES) for finding in RULES[code].findings(resolved))
+    return tuple(finding for rule in RULES.values() for finding in rule.findings(resolved))
 
 
 def accept(*services: Service) -> tuple[Resolved, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pulumi_tandem.check.pair import pair
 from pulumi_tandem.check.registry import Breach, rule
-from pulumi_tandem.estimate import GIB, kv_bytes
+from pulumi_tandem.estimate import GIB, KvCache, kv_bytes
 from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
 
 
@@ -150,18 +150,14 @@ def kv_room_gib(resolved: Resolved, pool: ResolvedPool) -> float:
 
 def kv_gib(resolved: Resolved, pool: ResolvedPool, tokens: int) -> float:
     """KV of one request of so many tokens, per GPU, in whole blocks."""
-    return (
-        kv_bytes(
-            resolved.architecture,
-            tokens=tokens,
-            block_tokens=pool.block_tokens,
-            kv_dtype=pool.kv_dtype,
-            dtype=pool.dtype,
-            tensor_parallel=pool.tensor_parallel,
-            hybrid=pool.engine.hybrid_kv_cache,
-        )
-        / GIB
+    cache = KvCache(
+        kv_dtype=pool.kv_dtype,
+        dtype=pool.dtype,
+        block_tokens=pool.block_tokens,
+        tensor_parallel=pool.tensor_parallel,
+        hybrid=pool.engine.hybrid_kv_cache,
     )
+    return kv_bytes(resolved.architecture, cache, tokens) / GIB
 
 
 def longest_context(resolved: Resolved, pool: ResolvedPool, room_gib: float) -> int:

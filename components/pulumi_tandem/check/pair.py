@@ -19,7 +19,7 @@ def pair(resolved: Resolved) -> tuple[ResolvedPool, ResolvedPool] | None:
     return (resolved.pool("prefill"), resolved.pool("decode")) if resolved.disaggregated else None
 
 
-def _differ(resolved: Resolved, field: str, what: str, fix: str, values: tuple[str, str]) -> Iterator[Breach]:
+def _differ(field: str, what: str, fix: str, values: tuple[str, str]) -> Iterator[Breach]:
     if values[0] != values[1]:
         message = f"{what} is {values[1]!r} on decode and {values[0]!r} on prefill; {_SEEN}"
         yield Breach(path=f"decode.{field}", message=message, fix=fix)
@@ -37,7 +37,7 @@ def same_model(resolved: Resolved) -> Iterator[Breach]:
     """Model strings of the pair are equal."""
     if two := pair(resolved):
         fix = "mount the weights at the same path on both, and drop the pool's model_path"
-        yield from _differ(resolved, "model_path", "the model", fix, (two[0].model_ref, two[1].model_ref))
+        yield from _differ("model_path", "the model", fix, (two[0].model_ref, two[1].model_ref))
 
 
 @rule(
@@ -51,7 +51,7 @@ def same_dtype(resolved: Resolved) -> Iterator[Breach]:
     """Dtypes of the pair are equal."""
     if two := pair(resolved):
         fix = "set dtype on the model and on no pool"
-        yield from _differ(resolved, "dtype", "the dtype", fix, (two[0].dtype, two[1].dtype))
+        yield from _differ("dtype", "the dtype", fix, (two[0].dtype, two[1].dtype))
 
 
 @rule(
@@ -65,7 +65,7 @@ def same_kv_dtype(resolved: Resolved) -> Iterator[Breach]:
     """KV dtypes of the pair are the same word."""
     if two := pair(resolved):
         fix = f"write kv_dtype={two[0].kv_dtype!r} on both pools"
-        yield from _differ(resolved, "kv_dtype", "the KV dtype", fix, (two[0].kv_dtype, two[1].kv_dtype))
+        yield from _differ("kv_dtype", "the KV dtype", fix, (two[0].kv_dtype, two[1].kv_dtype))
 
 
 @rule(
@@ -81,7 +81,7 @@ def same_engine(resolved: Resolved) -> Iterator[Breach]:
     if two := pair(resolved):
         fix = "set the version on the service's engine and give no pool its own; both pools roll together"
         versions = (two[0].engine.version, two[1].engine.version)
-        yield from _differ(resolved, "engine.version", "vLLM's version", fix, versions)
+        yield from _differ("engine.version", "vLLM's version", fix, versions)
 
 
 @rule(
@@ -119,7 +119,7 @@ def same_hybrid(resolved: Resolved) -> Iterator[Breach]:
     if two := pair(resolved):
         states = (str(two[0].engine.hybrid_kv_cache), str(two[1].engine.hybrid_kv_cache))
         fix = "set hybrid_kv_cache on the service's engine and give no pool its own"
-        yield from _differ(resolved, "engine.hybrid_kv_cache", "hybrid_kv_cache", fix, states)
+        yield from _differ("engine.hybrid_kv_cache", "hybrid_kv_cache", fix, states)
 
 
 @rule(
@@ -133,7 +133,7 @@ def same_speculation(resolved: Resolved) -> Iterator[Breach]:
     """Flags of speculative decoding are equal."""
     if two := pair(resolved):
         flags = (two[0].speculation or "none", two[1].speculation or "none")
-        yield from _differ(resolved, "extra_args", "speculative decoding", "give both pools the same flags", flags)
+        yield from _differ("extra_args", "speculative decoding", "give both pools the same flags", flags)
 
 
 @rule(

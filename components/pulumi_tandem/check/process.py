@@ -92,7 +92,8 @@ def env_is_read(resolved: Resolved) -> Iterator[Breach]:
     code="TND0052",
     title="the environment does not break KV transfer",
     story="""PyTorch's expandable segments move memory that the transfer library has registered, so vLLM refuses to
-    start with them and a KV connector together. Only its cumem allocator (sleep mode turns it on) keeps KV in place.""",
+    start with them and a KV connector together. Only its cumem allocator, which sleep mode turns on, keeps KV in
+    place.""",
     source="vLLM 0.32/0.33 config/vllm.py, _verify_kv_transfer_compat",
 )
 def env_keeps_transfer(resolved: Resolved) -> Iterator[Breach]:

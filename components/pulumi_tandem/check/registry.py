@@ -1,7 +1,7 @@
 """The register of rules and how a rule speaks."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pulumi_tandem.finding import Finding, Severity
 from pulumi_tandem.resolve import Resolved
@@ -27,11 +27,11 @@ class Rule:
     code: str
     title: str
     """What must hold, as a sentence."""
-    severity: Severity
+    severity: Severity = "error"
     story: str
     """What the engine does, what users see when the rule is broken unnoticed, and why."""
     source: str
-    judge: Judge | None
+    judge: Judge | None = None
     """None: the rule is held where values are made (declare, resolve) or over several services."""
 
     def findings(self, resolved: Resolved) -> Iterator[Finding]:
@@ -47,25 +47,21 @@ class Rule:
             )
 
 
-RULES: dict[str, Rule] = {}
-"""Every rule by its code, in the order of the codes."""
+REGISTERED: dict[str, Rule] = {}
+"""Every rule by its code, in the order in which modules were imported."""
 
 
 def rule(*, code: str, title: str, story: str, source: str, severity: Severity = "error") -> Callable[[Judge], Judge]:
     """Registers a judge under a code that no other rule has."""
 
-    def register(judge: Judge) -> Judge:
-        note(code=code, title=title, story=story, source=source, severity=severity, judge=judge)
+    def add(judge: Judge) -> Judge:
+        register(Rule(code=code, title=title, severity=severity, story=story, source=source, judge=judge))
         return judge
 
-    return register
+    return add
 
 
-def note(
-    *, code: str, title: str, story: str, source: str, severity: Severity = "error", judge: Judge | None = None
-) -> None:
-    """Registers a rule; without a judge, one that is held elsewhere, so that `explain` knows it."""
-    assert code not in RULES, f"two rules are called {code}"
-    RULES[code] = Rule(
-        code=code, title=title, severity=severity, story=" ".join(story.split()), source=source, judge=judge
-    )
+def register(rule: Rule) -> None:
+    """Adds a rule; one without a judge is held elsewhere, and is here so that `explain` knows it."""
+    assert rule.code not in REGISTERED, f"two rules are called {rule.code}"
+    REGISTERED[rule.code] = replace(rule, story=" ".join(rule.story.split()))

@@ -66,7 +66,8 @@ def parallel_ratio(resolved: Resolved) -> Iterator[Breach]:
         return
     prefill, decode = two[0].tensor_parallel, two[1].tensor_parallel
     if max(prefill, decode) % min(prefill, decode):
-        message = f"decode is split over {decode} GPUs and prefill over {prefill}; neither divides the other, " + (
+        message = (
+            f"decode is split over {decode} GPUs and prefill over {prefill}; neither divides the other, "
             "and the first hand-off would fail an assertion"
         )
         yield Breach(path="decode.tensor_parallel", message=message, fix=f"use {prefill} on both, or a multiple")

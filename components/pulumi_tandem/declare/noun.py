@@ -1,13 +1,15 @@
 """The frozen value that every declared noun is, and its errors in the user's words."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from pulumi_tandem.finding import DeclarationError, Finding, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SOURCE = "pulumi_tandem.declare"
 
@@ -17,20 +19,19 @@ class Noun(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    def __init__(self, /, **fields: Any) -> None:
+    names_itself: ClassVar[bool] = False
+    """Whether error messages call the value by its field `name`, and not by its class."""
+
+    def __init__(self, /, **fields: object) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
             details = error.errors(include_url=False)
         else:
             return
-        subject = self._called(fields)
+        name = fields.get("name")
+        subject = name if self.names_itself and isinstance(name, str) else type(self).__name__
         raise DeclarationError(finding.below(subject) for detail in details for finding in _read(type(self), detail))
-
-    @classmethod
-    def _called(cls, fields: dict[str, Any]) -> str:
-        """How error messages call a value of these fields."""
-        return cls.__name__
 
 
 def _read(noun: type[BaseModel], detail: ErrorDetails) -> list[Finding]:
@@ -92,32 +93,32 @@ _KINDS = {
 def _wording(noun: type[BaseModel], detail: ErrorDetails) -> tuple[str, str]:
     """What is wrong and what to write instead, without the words of pydantic."""
     kind, given = detail["type"], _short(detail["input"])
-    context: Mapping[str, Any] = detail.get("ctx", {})
-    if kind == "missing":
-        return f"{noun.__name__} needs {detail['loc'][-1]!r}", "give it a value"
+    context: dict[str, Any] = detail.get("ctx", {})
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
-        return f"{given} is out of range", f"give {words} {context[key]}"
-    if kind == "literal_error":
-        return f"{given} is none of the known values", _choose(detail["input"], str(context["expected"]))
-    if kind == "string_pattern_mismatch":
-        return f"{given} is not a name that every platform takes", _NAME_FIX
-    if kind == "string_too_long":
-        return f"{given} is too long", f"use at most {context['max_length']} characters"
-    if kind == "value_error":
-        return str(context["error"]), "see the message"
-    if kind == "int_from_float":
-        return f"{given} is not a whole number", "give a whole number"
-    if kind in {"too_short", "string_too_short"}:
-        return f"{given} is empty", "give at least one character"
-    expected = _KINDS.get(kind.split("_")[0], detail["msg"].removeprefix("Input should be ").removeprefix("a valid "))
-    if kind == "model_type" and isinstance(context.get("class_name"), str):
-        expected = f"tandem.{context['class_name']}(...)"
-    return f"{given} ({type(detail['input']).__name__}) is not {expected}", f"give {expected}"
+        return f"{given} is out of range", f"give {words} {context[key]:g}"
+    expected = _expected(detail, context)
+    wordings = {
+        "missing": (f"{noun.__name__} needs {detail['loc'][-1]!r}", "give it a value"),
+        "literal_error": (f"{given} is none of the known values", _choose(detail["input"], context)),
+        "string_pattern_mismatch": (f"{given} is not a name that every platform takes", _NAME_FIX),
+        "string_too_long": (f"{given} is too long", f"use at most {context.get('max_length')} characters"),
+        "string_too_short": (f"{given} is empty", "give at least one character"),
+        "int_from_float": (f"{given} is not a whole number", "give a whole number"),
+    }
+    wrong_type = (f"{given} ({type(detail['input']).__name__}) is not {expected}", f"give {expected}")
+    return wordings.get(kind, wrong_type)
 
 
-def _choose(given: object, expected: str) -> str:
-    names = [name.strip("' ") for name in expected.replace(" or ", ", ").split(",")]
+def _expected(detail: ErrorDetails, context: "Mapping[str, Any]") -> str:
+    """What a value of a wrong type should have been."""
+    if detail["type"] == "model_type":
+        return f"tandem.{context['class_name']}(...)"
+    return _KINDS.get(detail["type"].split("_", maxsplit=1)[0], "what this field holds")
+
+
+def _choose(given: object, context: "Mapping[str, Any]") -> str:
+    names = [name.strip("' ") for name in str(context.get("expected")).replace(" or ", ", ").split(",")]
     near = nearest(given, names) if isinstance(given, str) else None
     return f"write {near!r}" if near else f"use one of: {', '.join(names)}"
 

@@ -1,6 +1,6 @@
 """The service: one model behind one front door, on one pool or two."""
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -64,6 +64,8 @@ class Grace(Noun):
 class Service(Noun):
     """One model behind one front door: disaggregated (`prefill` and `decode`) or aggregated (`serve`)."""
 
+    names_itself: ClassVar[bool] = True
+
     name: str = Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=40)
     model: Model
     engine: Vllm = Vllm()
@@ -92,11 +94,6 @@ class Service(Noun):
     divergence_gap_nats_max: float | None = Field(default=None, ge=0)
     """Where the pair's answer first differs from one engine's alone, the largest gap between that engine's two
     best log-probabilities that still counts as numerics. Default: 0.5, for float32 0.01."""
-
-    @classmethod
-    def _called(cls, fields: dict[str, Any]) -> str:
-        name = fields.get("name")
-        return name if isinstance(name, str) else cls.__name__
 
     @model_validator(mode="after")
     def _has_one_shape(self) -> "Service":

@@ -5,6 +5,7 @@ Rule of the room: closed forms only; no lookups, no search.
 
 from pulumi_tandem.estimate.memory import (
     GIB,
+    KvCache,
     dtype_bytes,
     kv_bytes,
     kv_bytes_per_token,
@@ -15,6 +16,7 @@ from pulumi_tandem.estimate.memory import (
 
 __all__ = [
     "GIB",
+    "KvCache",
     "dtype_bytes",
     "kv_bytes",
     "kv_bytes_per_token",

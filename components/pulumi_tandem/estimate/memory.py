@@ -1,5 +1,7 @@
 """What weights and cached keys and values weigh."""
 
+from dataclasses import dataclass
+
 from pulumi_tandem.declare.model import Architecture
 
 GIB = 1024**3
@@ -17,7 +19,7 @@ def dtype_bytes(dtype: str) -> int:
 
 def kv_dtype_bytes(kv_dtype: str, dtype: str) -> float:
     """Bytes of one cached number; `auto` means the model's `dtype`, an unknown type counts like it."""
-    bits = KV_BITS.get(kv_dtype.split("_")[0])
+    bits = KV_BITS.get(kv_dtype.partition("_")[0])
     return bits / 8 if bits else float(dtype_bytes(dtype))
 
 
@@ -39,41 +41,43 @@ def weights_bytes(shape: Architecture, dtype: str) -> int:
     return parameters(shape) * dtype_bytes(dtype)
 
 
-def kv_bytes_per_token(
-    shape: Architecture, *, kv_dtype: str, dtype: str, tensor_parallel: int = 1, layers: int | None = None
-) -> float:
-    """Bytes that one token takes on one GPU, over `layers` layers (all, by default).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvCache:
+    """How one engine keeps keys and values."""
+
+    kv_dtype: str
+    dtype: str
+    """The model's, which `auto` stands for."""
+    block_tokens: int
+    tensor_parallel: int = 1
+    hybrid: bool = True
+    """Whether layers with a sliding window are managed apart and keep only their window."""
+
+
+def kv_bytes_per_token(shape: Architecture, cache: KvCache) -> float:
+    """Bytes that one token takes on one GPU over all layers, windows not counted.
 
     Keys and values of every cached head; where there are more GPUs than heads, heads are held twice.
     """
-    heads_here = max(1, shape.kv_heads // tensor_parallel)
-    numbers = 2 * (shape.layers if layers is None else layers) * heads_here * shape.head_dim
-    return numbers * kv_dtype_bytes(kv_dtype, dtype)
+    return shape.layers * _layer_bytes(shape, cache)
 
 
-def kv_bytes(
-    shape: Architecture,
-    *,
-    tokens: int,
-    block_tokens: int,
-    kv_dtype: str,
-    dtype: str,
-    tensor_parallel: int = 1,
-    hybrid: bool = True,
-) -> float:
-    """Bytes that one request of `tokens` takes on one GPU, whole blocks.
+def kv_bytes(shape: Architecture, cache: KvCache, tokens: int) -> float:
+    """Bytes that one request of `tokens` takes on one GPU, in whole blocks.
 
-    A layer with a sliding window keeps its window and one block more, if the engine manages
-    such layers apart (`hybrid`); else it keeps everything.
+    A layer with a sliding window keeps its window and one block more, if such layers are managed apart.
     """
-    windowed = shape.sliding_layers if hybrid and shape.sliding_window_tokens else 0
-    window = min(tokens, shape.sliding_window_tokens + block_tokens)
+    windowed = shape.sliding_layers if cache.hybrid and shape.sliding_window_tokens else 0
+    window_tokens = min(tokens, shape.sliding_window_tokens + cache.block_tokens)
+    kept = (shape.layers - windowed) * _whole(tokens, cache) + windowed * _whole(window_tokens, cache)
+    return kept * _layer_bytes(shape, cache)
 
-    def part(layers: int, kept_tokens: int) -> float:
-        blocks = -(-kept_tokens // block_tokens)
-        per_token = kv_bytes_per_token(
-            shape, kv_dtype=kv_dtype, dtype=dtype, tensor_parallel=tensor_parallel, layers=layers
-        )
-        return blocks * block_tokens * per_token
 
-    return part(shape.layers - windowed, tokens) + part(windowed, window)
+def _whole(tokens: int, cache: KvCache) -> int:
+    """Tokens rounded up to whole blocks."""
+    return -(-tokens // cache.block_tokens) * cache.block_tokens
+
+
+def _layer_bytes(shape: Architecture, cache: KvCache) -> float:
+    heads_here = max(1, shape.kv_heads // cache.tensor_parallel)
+    return 2 * heads_here * shape.head_dim * kv_dtype_bytes(cache.kv_dtype, cache.dtype)

@@ -1,0 +1,60 @@
+"""Declarations to start a test from: each is accepted as it is, and says with keywords what differs."""
+
+from typing import Any
+
+import pulumi_tandem as tandem
+from pulumi_tandem.check import check
+from pulumi_tandem.finding import Finding
+from pulumi_tandem.lower import Fleet, lower
+from pulumi_tandem.resolve import resolve
+
+MODEL_PATH = "/models/smollm2"
+ONE_H100: dict[str, Any] = {"gpu": "H100"}
+
+
+def laptop_pair(**changes: Any) -> tandem.Service:
+    """SmolLM2 on one CPU prefill and one CPU decode worker."""
+    fields: dict[str, Any] = {
+        "name": "chat",
+        "model": tandem.Model(name="SmolLM2-135M-Instruct", path=MODEL_PATH),
+        "engine": tandem.Vllm(version="0.32.0"),
+        "prefill": tandem.Pool(gpu="cpu", cpu_cores="0"),
+        "decode": tandem.Pool(gpu="cpu", cpu_cores="1"),
+        "context_tokens": 2048,
+    }
+    return tandem.Service(**(fields | changes))
+
+
+def laptop_single(**changes: Any) -> tandem.Service:
+    """SmolLM2 on CPU workers that do both phases."""
+    fields: dict[str, Any] = {"prefill": None, "decode": None, "serve": tandem.Pool(gpu="cpu")}
+    return laptop_pair(**(fields | changes))
+
+
+def llama_pair(
+    prefill: dict[str, Any] | None = None, decode: dict[str, Any] | None = None, **changes: Any
+) -> tandem.Service:
+    """Llama 3.1 8B on one H100 for each phase, with further fields for the two pools."""
+    fields: dict[str, Any] = {
+        "name": "llama",
+        "model": tandem.Model(name="Llama-3.1-8B-Instruct", path="/models/llama"),
+        "prefill": tandem.Pool(**(ONE_H100 | (prefill or {}))),
+        "decode": tandem.Pool(**(ONE_H100 | (decode or {}))),
+        "context_tokens": 8192,
+    }
+    return tandem.Service(**(fields | changes))
+
+
+def findings(service: tandem.Service) -> tuple[Finding, ...]:
+    """What the rules say of a service."""
+    return check(resolve(service))
+
+
+def codes(service: tandem.Service) -> list[str]:
+    """The codes of what the rules say of a service."""
+    return [finding.code for finding in findings(service)]
+
+
+def fleet(service: tandem.Service) -> Fleet:
+    """The service lowered, with no rule asked."""
+    return lower(resolve(service))
