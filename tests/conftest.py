@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("tandem", deadline=None)  # a slow example says something of the machine, not of the code
+settings.load_profile("tandem")
 
 NEEDS = {"engine": "engine", "serving": "serving", "faults": "faults"}
 """Folder to marker; `make test` runs the rungs in this order, after the tests that need nothing."""

@@ -126,13 +126,18 @@ def _env(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
         env["HF_HUB_OFFLINE"] = "1"
     if pool.on_cpu:
         env["VLLM_CPU_OMP_THREADS_BIND"] = pool.cpu_cores
-        if pool.eager:
-            # Eager in vLLM's sense leaves its samplers' torch.compile on: the first request that asks for
-            # log-probabilities stands still for minutes while a C++ compiler runs (vllm/v1/sample/ops/logprobs.py).
-            env["TORCH_COMPILE_DISABLE"] = "1"
     if resolved.disaggregated:
         env |= _transfer_env(resolved, pool)
-    return dict(sorted({**dict(pool.env), **env}.items()))
+    return dict(sorted({**_default_env(pool), **dict(pool.env), **env}.items()))
+
+
+def _default_env(pool: ResolvedPool) -> dict[str, str]:
+    """Variables that the pool's own env may set otherwise.
+
+    Eager in vLLM's sense leaves its samplers' torch.compile on: the first request that asks for log-probabilities
+    stands still for minutes while a C++ compiler runs (vllm/v1/sample/ops/logprobs.py).
+    """
+    return {"TORCH_COMPILE_DISABLE": "1"} if pool.on_cpu and pool.eager else {}
 
 
 def _transfer_env(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
