@@ -80,8 +80,11 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 1 when a rung failed."""
     parser = argparse.ArgumentParser(prog="tools/ladder.py", description=__doc__)
-    parser.add_argument("rungs", nargs="*", choices=[rung.name for rung in RUNGS], metavar="RUNG")
-    chosen = parser.parse_args(arguments).rungs or [rung.name for rung in RUNGS]
+    names = [rung.name for rung in RUNGS]
+    parser.add_argument("rungs", nargs="*", metavar="RUNG", help=", ".join(names))
+    chosen: list[str] = parser.parse_args(arguments).rungs or names
+    if unknown := set(chosen) - set(names):
+        parser.error(f"no rung is called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     outcomes = [climb(rung) for rung in RUNGS if rung.name in chosen]
     print(f"\n{summary(outcomes)}", flush=True)
     return 1 if any(outcome.failed for outcome in outcomes) else 0

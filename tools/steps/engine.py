@@ -8,7 +8,7 @@ import ctypes
 import re
 from pathlib import Path
 
-from steps.frame import Failure, Place, Run, Step, digest, made_beside, python_tag, system_package, venv
+from steps.frame import Failure, Place, Run, Step, digest, made_beside, python_tag, read_stamp, system_package, venv
 from steps.library import installed_part
 
 CPU_TORCH = re.compile(r"^torch==(\S+)", re.MULTILINE)
@@ -118,8 +118,13 @@ def view_stamp(place: Place) -> Path:
 
 
 def make_view(place: Place, run: Run) -> None:
-    """An environment of this checkout's own that sees the cached packages and, editable, this checkout's worker."""
-    venv(run, place.python, place.engine, "--clear", "--without-pip")
+    """An environment of this checkout's own that sees the cached packages and, editable, this checkout's worker.
+
+    A whole one is changed in place, since engines may be running from it.
+    """
+    whole = read_stamp(view_stamp(place)) is not None
+    venv(run, place.python, place.engine, "--without-pip", *(() if whole else ("--clear",)))
+    view_stamp(place).unlink(missing_ok=True)
     (packages(place.engine) / "engine.pth").write_text(f"{packages(site(place))}\n")
     pip = (place.library / "bin/python", "-m", "pip", "--python", place.engine / "bin/python")
     run(

@@ -64,8 +64,9 @@ def ambient(place: Place) -> Path | None:
 
 
 def search_path(place: Place) -> list[Path]:
-    """The folders that the CLI and its plugins need on PATH, once the step is done."""
-    return [] if ambient(place) else [cached(place) / "bin"]
+    """The folders that the CLI and its plugins need on PATH; none before the step is done."""
+    folder = cached(place) / "bin"
+    return [folder] if folder.exists() and not ambient(place) else []
 
 
 def key(place: Place) -> str:
