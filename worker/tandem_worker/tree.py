@@ -29,11 +29,7 @@ MARKER = "TANDEM_INSTANCE"
 
 SHM_DIR = Path("/dev/shm")
 _INSTANCE = re.compile(r"[A-Za-z0-9._-]{4,64}")
-_MAPPED = re.compile(
-    rb"^\S+ \S+ \S+ \S+ (\d+) +(" + re.escape(bytes(SHM_DIR)) + rb"/[^\n]+)$", re.MULTILINE
-)
-_PID_NAMED = re.compile(r"^__KMP_REGISTERED_LIB_(\d+)_\d+$")
-"""Segments that OpenMP runtimes name after their pid and do not keep mapped (libiomp5, kmp_runtime.cpp)."""
+_MAPPED_INODE = re.compile(rb" (\d+) +" + re.escape(bytes(SHM_DIR)) + rb"/")
 
 
 class Segment(NamedTuple):
@@ -72,20 +68,22 @@ def tree_members(instance: str) -> list[psutil.Process]:
 
 
 def tree_shm(instance: str) -> frozenset[Segment]:
-    """The segments in /dev/shm that belong to the tree now: mapped by it, or named after its pids."""
+    """The segments in /dev/shm that the tree's processes map now."""
     return segments_of(process.pid for process in tree_members(instance))
 
 
 def segments_of(pids: Iterable[int]) -> frozenset[Segment]:
-    """The segments in /dev/shm that these processes map, and those that carry their pids as names."""
-    members = set(pids)
-    named: set[Segment] = set()
-    with suppress(FileNotFoundError):
-        for entry in os.scandir(SHM_DIR):
-            match = _PID_NAMED.match(entry.name)
-            if match is not None and int(match[1]) in members:
-                named.add(Segment(entry.path, entry.inode()))
-    return frozenset(named.union(*map(_mapped_by, members)))
+    """The segments in /dev/shm that these processes map.
+
+    They are matched by inode: glibc makes a named semaphore under another name, which is the one
+    that the process's map goes on showing.
+    """
+    mapped = frozenset[int]().union(*map(_inodes_mapped_by, pids))
+    try:
+        entries = list(os.scandir(SHM_DIR)) if mapped else []
+    except FileNotFoundError:
+        return frozenset()
+    return frozenset(Segment(entry.path, entry.inode()) for entry in entries if entry.inode() in mapped)
 
 
 def record_path(instance: str) -> Path:
@@ -100,7 +98,7 @@ def record_shm(instance: str, segments: Iterable[Segment]) -> None:
     wanted = known.union(segments)
     if wanted == known:
         return
-    draft = path.with_name(path.name + ".draft")
+    draft = _draft_of(path)
     draft.write_text(json.dumps(sorted(wanted)))
     draft.replace(path)
 
@@ -122,10 +120,14 @@ def end_tree(instance: str, timeout_s: float) -> Cleaned:
             break
         ended |= _kill(members, remaining_s)
     removed = _unlink_unmapped(segments)
-    with suppress(FileNotFoundError):
-        record_path(instance).unlink()
+    for path in (record_path(instance), _draft_of(record_path(instance))):
+        path.unlink(missing_ok=True)
     left = tuple(sorted(process.pid for process in members))
     return Cleaned(tuple(sorted(ended.difference(left))), tuple(sorted(removed)), left)
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(path.name + ".draft")
 
 
 def _require_instance(instance: str) -> str:
@@ -164,30 +166,26 @@ def _kill(processes: Iterable[psutil.Process], timeout_s: float) -> set[int]:
         return ended
 
 
-def _mapped_by(pid: int) -> set[Segment]:
+def _inodes_mapped_by(pid: int) -> frozenset[int]:
     try:
         maps = Path(f"/proc/{pid}/maps").read_bytes()
-    except OSError:
-        return set()
-    return {
-        Segment(os.fsdecode(path), int(inode))
-        for inode, path in _MAPPED.findall(maps)
-        if not path.endswith(b" (deleted)")
-    }
+    except OSError:  # it has ended, or is another user's, who cannot open segments of mode 0600
+        return frozenset()
+    return frozenset(map(int, _MAPPED_INODE.findall(maps)))
 
 
 def _recorded(instance: str) -> frozenset[Segment]:
     try:
         rows = json.loads(record_path(instance).read_text())
-    except FileNotFoundError:
+        return frozenset(Segment(str(path), int(inode)) for path, inode in rows)
+    except (OSError, ValueError, TypeError):  # none was written, or somebody spoiled it: clean up what is seen
         return frozenset()
-    return frozenset(Segment(str(path), int(inode)) for path, inode in rows)
 
 
 def _unlink_unmapped(segments: frozenset[Segment]) -> list[str]:
     if not segments:
         return []
-    in_use = frozenset().union(*map(_mapped_by, psutil.pids()))
+    in_use = segments_of(psutil.pids())
     removed: list[str] = []
     for segment in segments - in_use:
         with suppress(FileNotFoundError):

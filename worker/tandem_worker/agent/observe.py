@@ -17,8 +17,10 @@ HEALTH_TIMEOUT_S: Final = 2.0
 """With the period, how long a silent engine can look ready: a gateway hears of it after some 3 s."""
 METRICS_TIMEOUT_S: Final = 2.0
 METRICS_BYTES_MAX: Final = 8 * 1024 * 1024
-SEARCH_PERIOD_S: Final = 2.0
-"""How often the tree is searched for new processes and segments; a search reads all of /proc."""
+SEARCH_PERIOD_STARTING_S: Final = 1.0
+SEARCH_PERIOD_S: Final = 10.0
+"""How often the tree is searched for new processes and segments. A search reads all of /proc, some
+50 ms of a small machine's core; an engine makes nearly all of them while it starts."""
 
 
 class Tree:
@@ -29,14 +31,14 @@ class Tree:
         self._members: list[psutil.Process] = []
         self._searched_s = float("-inf")
 
-    def look(self) -> str | None:
+    def look(self, *, starting: bool) -> str | None:
         """Search when due, write down the tree's shared memory, and say which process is stopped.
 
         Returns None when all run. An engine core that is stopped (SIGSTOP, a frozen cgroup, a
         debugger) leaves its API server answering health checks, so this is seen here or not at all.
         """
         now_s = time.monotonic()
-        if now_s - self._searched_s >= SEARCH_PERIOD_S:
+        if now_s - self._searched_s >= (SEARCH_PERIOD_STARTING_S if starting else SEARCH_PERIOD_S):
             self._members = tree_members(self._instance)
             self._searched_s = now_s
             with suppress(OSError):  # no /dev/shm to write to: then there is nothing to clean up either

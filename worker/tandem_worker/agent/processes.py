@@ -22,6 +22,8 @@ LINE_BYTES_MAX = 16 * 1024
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
+_POLLED = '"GET /health HTTP'
+
 LineSink = Callable[[str], None]
 
 
@@ -72,7 +74,8 @@ class Engine:
 
     def _take(self, raw: bytes) -> None:
         line = raw.decode("utf-8", errors="replace").rstrip("\r")
-        self._tail.append(line)
+        if _POLLED not in line:  # the agent's own questions would soon be all that is left
+            self._tail.append(line)
         with suppress(OSError):  # nobody reads the agent's output any more: no reason to stop serving
             sys.stdout.write(line + "\n")
             sys.stdout.flush()

@@ -162,7 +162,8 @@ class Shell:
         tree = Tree(self._worker.instance)
         while True:
             asked_s = time.monotonic()
-            health, stopped = await asyncio.gather(client.health(), asyncio.to_thread(tree.look))
+            starting = self._state.stage is Stage.STARTING
+            health, stopped = await asyncio.gather(client.health(), asyncio.to_thread(tree.look, starting=starting))
             if stopped is not None:
                 health = decide.Unwell(stopped)
             self._events.put_nowait(health)
