@@ -7,12 +7,11 @@ from pulumi_tandem.lower import ProofSpec
 from pulumi_tandem.prove.judge import Answer, KvCounters, Measurement, judge
 from pulumi_tandem.prove.plan import Candidate, Probe
 
-SPEC = ProofSpec(
-    transport="tcp", kv_gb_per_s_min=0.0, keep_failed=False, divergence_gap_nats_max=0.5
-)
+SPEC = ProofSpec(transport="tcp", kv_gb_per_s_min=0.0, keep_failed=False, divergence_gap_nats_max=0.5)
 PREFILL = Candidate("chat-prefill-g-0", "prefill", ("prefill", "decode"), "http://p")
 DECODE = Candidate("chat-decode-g-0", "decode", ("prefill", "decode"), "http://d")
-PROBE = Probe(PREFILL, DECODE, (("user", "?"),), is_question=True)
+PROBE = Probe(PREFILL, DECODE, "?", "question")
+LONG = Probe(PREFILL, DECODE, "? ? ?", "long")
 ANSWER = Answer(
     text="Paris is.", tokens=("Paris", " is", "."), gaps_nats=(3.0, 0.1, 3.0), prompt_tokens=40, ttft_ms=300.0, tpot_ms=40.0,
     path="disaggregated", prefill=PREFILL.name, decode=DECODE.name,
@@ -22,14 +21,14 @@ GOOD = Measurement(PROBE, ANSWER, ANSWER, MOVED, "tcp")
 
 
 def reasons(measurement: Measurement, spec: ProofSpec = SPEC) -> str:
-    evidence, why = judge("chat", "g", (measurement,), spec)
+    evidence, why = judge("chat", "g", (measurement, replace(measurement, probe=LONG)), spec)
     assert (evidence is None) == bool(why)
     return "; ".join(why)
 
 
 def test_a_good_measurement_becomes_evidence() -> None:
     """Numbers come out with their units, and as they were measured."""
-    evidence, why = judge("chat", "g", (GOOD,), SPEC)
+    evidence, why = judge("chat", "g", (GOOD, replace(GOOD, probe=LONG)), SPEC)
 
     assert why == ()
     assert evidence is not None
@@ -45,16 +44,12 @@ def test_no_kv_moved_is_a_failure() -> None:
 
 def test_failed_transfers_are_a_failure() -> None:
     """A pair that sometimes fails is not proven."""
-    assert "2 failed KV transfers" in reasons(
-        replace(GOOD, moved=replace(MOVED, failures=2))
-    )
+    assert "2 failed KV transfers" in reasons(replace(GOOD, moved=replace(MOVED, failures=2)))
 
 
 def test_another_transport_is_a_failure() -> None:
     """TCP in place of NVLink serves with 200 OK."""
-    assert "KV went over tcp, not over cuda_ipc" in reasons(
-        GOOD, SPEC.model_copy(update={"transport": "cuda_ipc"})
-    )
+    assert "KV went over tcp, not over cuda_ipc" in reasons(GOOD, SPEC.model_copy(update={"transport": "cuda_ipc"}))
 
 
 def test_an_unnamed_transport_is_told_but_not_refused() -> None:
@@ -74,9 +69,7 @@ def test_too_slow_is_a_failure() -> None:
 
 def test_an_aggregated_path_is_a_failure() -> None:
     """A silent fallback proves nothing of the pair."""
-    assert "served the request aggregated" in reasons(
-        replace(GOOD, answer=replace(ANSWER, path="aggregated"))
-    )
+    assert "served the request aggregated" in reasons(replace(GOOD, answer=replace(ANSWER, path="aggregated")))
 
 
 def test_a_divergence_where_the_reference_was_unsure_passes_with_a_note() -> None:
@@ -94,13 +87,9 @@ def test_a_divergence_where_the_reference_was_sure_is_a_failure() -> None:
     """Garbage with 200 OK is what this proof is for."""
     garbage = replace(ANSWER, tokens=("Zebra", " is", "."), text="Zebra is.")
 
-    assert "the KV that arrived is not the KV that was sent" in reasons(
-        replace(GOOD, answer=garbage)
-    )
+    assert "the KV that arrived is not the KV that was sent" in reasons(replace(GOOD, answer=garbage))
 
 
 def test_an_empty_answer_is_a_failure() -> None:
     """Nothing is no answer."""
-    assert "answered nothing" in reasons(
-        replace(GOOD, answer=replace(ANSWER, tokens=(), text=""))
-    )
+    assert "answered nothing" in reasons(replace(GOOD, answer=replace(ANSWER, tokens=(), text="")))

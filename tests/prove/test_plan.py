@@ -8,16 +8,11 @@ BOTH = ("prefill", "decode")
 
 
 def pool(phase: str, count: int, phases: tuple[str, ...]) -> tuple[Candidate, ...]:
-    return tuple(
-        Candidate(f"{phase}-{i}", phase, phases, f"http://agent/{phase}/{i}")
-        for i in range(count)
-    )  # type: ignore[arg-type]
+    return tuple(Candidate(f"{phase}-{i}", phase, phases, f"http://agent/{phase}/{i}") for i in range(count))  # type: ignore[arg-type]
 
 
 @given(prefill=st.integers(1, 5), decode=st.integers(1, 5), flexible=st.booleans())
-def test_every_worker_is_used_in_each_phase_that_it_may_take(
-    prefill: int, decode: int, flexible: bool
-) -> None:
+def test_every_worker_is_used_in_each_phase_that_it_may_take(prefill: int, decode: int, flexible: bool) -> None:
     """A worker that is proven in one phase only would serve the other one unproven."""
     workers = pool("prefill", prefill, BOTH if flexible else ("prefill",)) + pool(
         "decode", decode, BOTH if flexible else ("decode",)
@@ -28,21 +23,15 @@ def test_every_worker_is_used_in_each_phase_that_it_may_take(
     used = {(probe.prefill.name, "prefill") for probe in probes if probe.prefill} | {
         (probe.decode.name, "decode") for probe in probes
     }
-    assert used == {
-        (worker.name, phase) for worker in workers for phase in worker.phases
-    }
+    assert used == {(worker.name, phase) for worker in workers for phase in worker.phases}
 
 
 @given(count=st.integers(1, 4))
 def test_an_aggregated_service_is_asked_worker_by_worker(count: int) -> None:
     """Without a hand-off every worker answers alone."""
-    probes = plan_probes(
-        pool("decode", count, BOTH), disaggregated=False, salt="s", context_tokens=2048
-    )
+    probes = plan_probes(pool("decode", count, BOTH), disaggregated=False, salt="s", context_tokens=2048)
 
-    assert [probe.decode.name for probe in probes] == [
-        f"decode-{i}" for i in range(count)
-    ]
+    assert [probe.decode.name for probe in probes] == [f"decode-{i}" for i in range(count)]
     assert all(probe.prefill is None for probe in probes)
 
 
@@ -55,7 +44,7 @@ def test_no_two_prompts_are_equal() -> None:
         context_tokens=2048,
     )
 
-    assert len({probe.messages for probe in probes}) == len(probes)
+    assert len({probe.prompt for probe in probes}) == len(probes)
 
 
 def test_prompts_fit_a_short_context() -> None:
@@ -67,7 +56,4 @@ def test_prompts_fit_a_short_context() -> None:
         context_tokens=128,
     )
 
-    assert (
-        max(len(content.split()) for probe in probes for _, content in probe.messages)
-        < 128
-    )
+    assert max(len(probe.prompt.split()) for probe in probes) < 128

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable
 
@@ -15,6 +16,8 @@ from pulumi_tandem.local.keeper import Keeper
 POLL_S = 0.25
 SAY_EVERY_S = 5.0
 GATEWAY_TIMEOUT_S = 30.0
+ENGINE_SAYS = re.compile(r"INFO .*?\[[\w.]+:\d+\] (.+)")
+"""A line of vLLM's log: level, time, place, words."""
 
 
 class StartFailedError(Exception):
@@ -82,8 +85,11 @@ async def _await(
 
 
 def _newest_line(keeper: Keeper) -> str:
-    lines = [line.strip() for line in process.last_lines(keeper.paths.log_of(keeper.entry.name)) if line.strip()]
-    return lines[-1][-100:] if lines else ""
+    """What the engine last said it was doing; warnings and half-written lines tell a waiting person nothing."""
+    for line in reversed(process.last_lines(keeper.paths.log_of(keeper.entry.name), count=50)):
+        if said := ENGINE_SAYS.search(line):
+            return said[1][:90]
+    return ""
 
 
 def _story(keeper: Keeper, what: str) -> str:

@@ -60,10 +60,9 @@ def judge(
 ) -> tuple[Evidence | None, tuple[str, ...]]:
     """The evidence, or None and every reason against this generation, each one sentence with its consequence."""
     reasons = [reason for measurement in measurements for reason in _reasons(measurement, spec)]
-    pairs = tuple(_pair(m) for m in measurements if m.probe.prefill)
-    moved = [m.moved for m in measurements if m.probe.prefill]
-    seconds = sum(m.seconds for m in moved)
-    bandwidth = sum(m.bytes for m in moved) / seconds / 1e9 if seconds else 0.0
+    timed = [m for m in measurements if m.probe.kind != "first"]
+    pairs = tuple(_pair(m) for m in timed if m.probe.prefill)
+    bandwidth = _gb_per_s([m.moved for m in timed if m.probe.kind == "long"])
     if pairs and 0 < bandwidth < spec.kv_gb_per_s_min:
         reasons.append(
             f"KV moved at {bandwidth:.3f} GB/s, below the declared floor of {spec.kv_gb_per_s_min:g} GB/s "
@@ -71,8 +70,7 @@ def judge(
         )
     if reasons:
         return None, tuple(dict.fromkeys(reasons))
-    question = next(m for m in measurements if m.probe.is_question)
-    short = [m.answer for m in measurements if m.probe.is_question]
+    short = [m.answer for m in timed if m.probe.kind == "question"]
     transports = sorted({pair.transport for pair in pairs})
     notes = tuple(
         f"{p.prefill} to {p.decode}: the answer left the aggregated one after {p.same_tokens} tokens, where the two best "
@@ -82,12 +80,17 @@ def judge(
     return (
         Evidence(
             service=service, generation=generation, path="disaggregated" if pairs else "aggregated", question=QUESTION,
-            answer=question.answer.text.strip(), transport=", ".join(transports) or "none", kv_bytes=int(sum(m.bytes for m in moved)),
+            answer=short[0].text.strip(), transport=", ".join(transports) or "none", kv_bytes=int(sum(m.moved.bytes for m in measurements)),
             kv_gb_per_s=round(bandwidth, 3), ttft_ms=_mean([a.ttft_ms for a in short]), tpot_ms=_mean([a.tpot_ms for a in short]),
             pairs=pairs, notes=notes,
         ),
         (),
     )  # fmt: skip
+
+
+def _gb_per_s(moved: list[KvCounters]) -> float:
+    seconds = sum(counters.seconds for counters in moved)
+    return sum(counters.bytes for counters in moved) / seconds / 1e9 if seconds else 0.0
 
 
 def _mean(values: list[float]) -> float:
@@ -99,7 +102,7 @@ def _pair(m: Measurement) -> PairEvidence:
     return PairEvidence(
         prefill=m.probe.prefill.name, decode=m.probe.decode.name, prompt_tokens=m.answer.prompt_tokens,
         output_tokens=len(m.answer.tokens), kv_bytes=int(m.moved.bytes),
-        kv_gb_per_s=round(m.moved.bytes / m.moved.seconds / 1e9, 3) if m.moved.seconds else 0.0,
+        kv_gb_per_s=round(_gb_per_s([m.moved]), 3),
         ttft_ms=round(m.answer.ttft_ms, 1), tpot_ms=round(m.answer.tpot_ms, 1), transport=m.transport,
         same_tokens=same_tokens(m.answer, m.reference),
     )  # fmt: skip

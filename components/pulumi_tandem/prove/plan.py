@@ -2,8 +2,13 @@
 
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import Literal
 
 from tandem_worker.contract import Phase
+
+Kind = Literal["first", "question", "long"]
+"""The first request of a pair also connects its engines, so it is judged but not timed; the question gives the answer
+and the latencies; the long prompt moves enough KV to say something of bandwidth."""
 
 QUESTION = "What is the capital of France?"
 FILLER = "The quick brown fox jumps over the lazy dog. "
@@ -30,9 +35,8 @@ class Probe:
     prefill: Candidate | None
     """None for an aggregated service."""
     decode: Candidate
-    messages: tuple[tuple[str, str], ...]
-    """(role, content) pairs."""
-    is_question: bool
+    prompt: str
+    kind: Kind
 
 
 def plan_probes(
@@ -51,22 +55,17 @@ def plan_probes(
         context_tokens: the longest prompt and answer that the workers take.
     """
     if not disaggregated:
-        return tuple(_probe(None, worker, f"{salt}-{i}", context_tokens=0) for i, worker in enumerate(workers))
-    forward = _pairs(
-        [w for w in workers if w.phase == "prefill"],
-        [w for w in workers if w.phase == "decode"],
-    )
+        return tuple(_probe(None, worker, f"{salt}-{i}", "question", 0) for i, worker in enumerate(workers))
+    forward = _pairs([w for w in workers if w.phase == "prefill"], [w for w in workers if w.phase == "decode"])
     backward = _pairs(
         [w for w in workers if w.phase == "decode" and "prefill" in w.phases],
         [w for w in workers if w.phase == "prefill" and "decode" in w.phases],
     )
-    probes = [
-        _probe(prefill, decode, f"{salt}-{i}", context_tokens=0)
+    return tuple(
+        _probe(prefill, decode, f"{salt}-{kind}-{i}", kind, context_tokens)
         for i, (prefill, decode) in enumerate(forward + backward)
-    ]
-    # One long prompt a pair: a short one moves too little to say anything of bandwidth.
-    long = [_probe(p, d, f"{salt}-long-{i}", context_tokens=context_tokens) for i, (p, d) in enumerate(forward)]
-    return (*probes, *long)
+        for kind in ("first", "question", "long")
+    )
 
 
 def _pairs(prefills: list[Candidate], decodes: list[Candidate]) -> list[tuple[Candidate, Candidate]]:
@@ -76,11 +75,7 @@ def _pairs(prefills: list[Candidate], decodes: list[Candidate]) -> list[tuple[Ca
     return list(zip(islice(cycle(prefills), count), islice(cycle(decodes), count), strict=True))
 
 
-def _probe(prefill: Candidate | None, decode: Candidate, salt: str, *, context_tokens: int) -> Probe:
-    room_tokens = min(LONG_PROMPT_TOKENS_MAX, context_tokens // 2)
+def _probe(prefill: Candidate | None, decode: Candidate, salt: str, kind: Kind, context_tokens: int) -> Probe:
+    room_tokens = min(LONG_PROMPT_TOKENS_MAX, context_tokens // 2) if kind == "long" else 0
     filler = FILLER * (room_tokens // FILLER_TOKENS)
-    messages = (
-        ("system", f"You are a helpful assistant in conversation {salt}."),
-        ("user", f"{filler}{QUESTION}"),
-    )
-    return Probe(prefill, decode, messages, is_question=not filler)
+    return Probe(prefill, decode, f"({salt}) {filler}{QUESTION}", kind)

@@ -14,6 +14,7 @@ from pulumi_tandem.prove.judge import Answer, KvCounters, Measurement, judge
 from pulumi_tandem.prove.plan import OUTPUT_TOKENS, Candidate, Probe, plan_probes
 
 REQUEST_TIMEOUT_S = 120.0
+SIGHT_TIMEOUT_S = 20.0
 COUNTER_TIMEOUT_S = 10.0
 """An engine publishes a transfer with its next step, so the counters lag behind the answer a little."""
 
@@ -48,6 +49,7 @@ async def prove(
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         try:
+            await _await_sight(session, url, token, workers)
             measurements = [await _measure(session, url, headers, model, probe) for probe in probes]
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             msg = f"a proof request did not come through: {str(error) or type(error).__name__}"
@@ -56,6 +58,21 @@ async def prove(
     if evidence is None:
         raise ProofFailedError("; ".join(reasons))
     return evidence
+
+
+async def _await_sight(session: aiohttp.ClientSession, url: str, token: str, workers: tuple[Candidate, ...]) -> None:
+    """Wait until the gateway has seen that every worker is ready; it looks at them a few times a second."""
+    deadline_s = time.monotonic() + SIGHT_TIMEOUT_S
+    while True:
+        async with session.get(f"{url}/fleet", headers={"x-tandem-proof": token}) as response:
+            seen = {worker["name"] for worker in (await response.json())["workers"] if worker["ready"]}
+        unseen = [worker.name for worker in workers if worker.name not in seen]
+        if not unseen:
+            return
+        if time.monotonic() > deadline_s:
+            msg = f"the gateway has not seen {', '.join(unseen)} ready within {SIGHT_TIMEOUT_S:.0f} s"
+            raise ProofFailedError(msg)
+        await asyncio.sleep(0.1)
 
 
 async def _measure(
@@ -89,7 +106,7 @@ async def _ask(
     probe: Probe,
 ) -> Answer:
     body = {
-        "model": model, "messages": [{"role": role, "content": content} for role, content in probe.messages], "temperature": 0,
+        "model": model, "messages": [{"role": "user", "content": probe.prompt}], "temperature": 0,
         "max_tokens": OUTPUT_TOKENS, "stream": True, "stream_options": {"include_usage": True}, "logprobs": True, "top_logprobs": 2,
     }  # fmt: skip
     started_s = time.monotonic()
