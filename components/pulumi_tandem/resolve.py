@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from pulumi_tandem import catalog, estimate
+from pulumi_tandem import catalog
 from pulumi_tandem.catalog import Engine, Gpu, UnknownName
 from pulumi_tandem.declare import Architecture, Grace, Limits, Pool, Service, Transfer, Vllm
+from pulumi_tandem.declare.model import DTYPE_BYTES, GIB
 from pulumi_tandem.finding import DeclarationError, Finding
 
 Phase = Literal["prefill", "decode"]
@@ -160,8 +161,8 @@ def _weights(service: Service, unknown: list[Finding]) -> _Weights | None:
     assert shape is not None
     weights_gib = model.weights_gib or (row and row.weights_gib)
     if weights_gib:
-        return _Weights(shape, int(weights_gib * estimate.GIB))
-    return _Weights(shape, estimate.weights_bytes(shape, model.dtype or shape.dtype))
+        return _Weights(shape, int(weights_gib * GIB))
+    return _Weights(shape, shape.parameters * DTYPE_BYTES[model.dtype or shape.dtype])
 
 
 def _pool(
@@ -185,7 +186,7 @@ def _pool(
     sequences = pool.sequences or (8 if on_cpu else 256)
     kv_cache_gib = pool.kv_cache_gib or (1.0 if on_cpu else None)
     path_of_model = pool.model_path or service.model.path
-    cpu_gib = weights.bytes_in_all / estimate.GIB + (kv_cache_gib or 0.0) * tensor_parallel + CPU_ENGINE_GIB
+    cpu_gib = weights.bytes_in_all / GIB + (kv_cache_gib or 0.0) * tensor_parallel + CPU_ENGINE_GIB
     return ResolvedPool(
         name=name,
         phase=phase,

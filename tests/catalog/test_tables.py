@@ -2,7 +2,8 @@
 
 import pytest
 
-from pulumi_tandem import catalog, estimate
+from pulumi_tandem import catalog
+from pulumi_tandem.declare.model import GIB
 
 VERSIONS = ["0.32.0", "0.33.0"]
 
@@ -28,13 +29,13 @@ def test_a_model_is_sane(name: str):
 @pytest.mark.parametrize("name", [name for name in catalog.names("models") if catalog.model(name).parameters])
 def test_the_published_count_of_parameters_is_that_of_the_shape(name: str):
     row = catalog.model(name)
-    assert estimate.parameters(row.architecture) == row.parameters
+    assert row.architecture.parameters == row.parameters
 
 
 def test_a_quantised_checkpoint_weighs_less_than_its_shape_at_two_bytes():
     row = catalog.model("gpt-oss-120b")
     assert row.weights_gib is not None
-    assert 0.2 < row.weights_gib * estimate.GIB / estimate.weights_bytes(row.architecture, "bfloat16") < 0.35
+    assert 0.2 < row.weights_gib * GIB / (row.architecture.parameters * 2) < 0.35
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from pulumi_tandem.check.pair import pair
 from pulumi_tandem.check.registry import Breach, rule
-from pulumi_tandem.estimate import GIB, KvCache, kv_bytes
+from pulumi_tandem.declare.model import GIB
+from pulumi_tandem.estimate import KvCache, kv_bytes
 from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
 
 

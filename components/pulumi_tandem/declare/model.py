@@ -9,6 +9,12 @@ from pulumi_tandem.declare.noun import Noun
 Dtype = Literal["bfloat16", "float16", "float32"]
 """Type in which weights are held and computed with."""
 
+DTYPE_BYTES: dict[str, int] = {"bfloat16": 2, "float16": 2, "float32": 4}
+"""Bytes of one weight."""
+
+GIB = 1024**3
+"""Bytes in a GiB, the unit of all memory that is declared."""
+
 
 class Architecture(Noun):
     """The shape of a decoder-only transformer, as its config.json states it.
@@ -37,6 +43,19 @@ class Architecture(Noun):
     """How many of `layers` have that window."""
     dtype: Dtype = "bfloat16"
     """Type of the checkpoint; the default of `Model.dtype`."""
+
+    @property
+    def parameters(self) -> int:
+        """Weights of a Llama-like decoder: gated feed-forward blocks, two norms a layer, no biases.
+
+        A router of experts counts; sinks, biases and other small things of single families do not.
+        """
+        attention = self.hidden * self.head_dim * 2 * (self.attention_heads + self.kv_heads)
+        feed_forward = 3 * self.hidden * self.intermediate * self.experts
+        router = self.hidden * self.experts if self.experts > 1 else 0
+        layer = attention + feed_forward + router + 2 * self.hidden
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied_embeddings else 2)
+        return self.layers * layer + embeddings + self.hidden
 
 
 class Model(Noun):

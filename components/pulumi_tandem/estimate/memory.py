@@ -1,44 +1,17 @@
-"""What weights and cached keys and values weigh."""
+"""What cached keys and values weigh."""
 
 from dataclasses import dataclass
 
-from pulumi_tandem.declare.model import Architecture
-
-GIB = 1024**3
-
-_DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+from pulumi_tandem.declare.model import DTYPE_BYTES, Architecture
 
 KV_BITS = {"float16": 16, "bfloat16": 16, "fp8": 8, "int8": 8, "int4": 4, "nvfp4": 4}
 """Bits per cached number by the first word of the KV type's name; scales are not counted."""
 
 
-def dtype_bytes(dtype: str) -> int:
-    """Bytes of one weight of that type."""
-    return _DTYPE_BYTES[dtype]
-
-
 def kv_dtype_bytes(kv_dtype: str, dtype: str) -> float:
     """Bytes of one cached number; `auto` means the model's `dtype`, an unknown type counts like it."""
     bits = KV_BITS.get(kv_dtype.partition("_")[0])
-    return bits / 8 if bits else float(dtype_bytes(dtype))
-
-
-def parameters(shape: Architecture) -> int:
-    """Weights of a Llama-like decoder: gated feed-forward blocks, two norms a layer, no biases.
-
-    A router of experts counts; sinks, biases and other small things of single families do not.
-    """
-    attention = shape.hidden * shape.head_dim * 2 * (shape.attention_heads + shape.kv_heads)
-    feed_forward = 3 * shape.hidden * shape.intermediate * shape.experts
-    router = shape.hidden * shape.experts if shape.experts > 1 else 0
-    layer = attention + feed_forward + router + 2 * shape.hidden
-    embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied_embeddings else 2)
-    return shape.layers * layer + embeddings + shape.hidden
-
-
-def weights_bytes(shape: Architecture, dtype: str) -> int:
-    """Bytes of all weights when each is held as `dtype`."""
-    return parameters(shape) * dtype_bytes(dtype)
+    return bits / 8 if bits else float(DTYPE_BYTES[dtype])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

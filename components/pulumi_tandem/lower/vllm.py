@@ -8,7 +8,7 @@ wheel names differently, so the server module is started instead.
 import json
 from typing import Any
 
-from pulumi_tandem.estimate import GIB
+from pulumi_tandem.declare.model import GIB
 from pulumi_tandem.resolve import Resolved, ResolvedPool
 from tandem_worker.contract import Port, WorkerSpec
 
