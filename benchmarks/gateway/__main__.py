@@ -16,17 +16,29 @@ from benchmarks.gateway.fronts import ROUTER
 from benchmarks.gateway.measure import FULL, QUICK, Result, measure
 
 OURS, PEER = "tandem", "vllm-router"
+PER_CPU = {
+    "handoffs_per_cpu_s": "hand-offs",
+    "chunks_per_cpu_s": "paced chunks",
+    "burst_chunks_per_cpu_s": "chunks in bursts",
+}
 
 
 def _table(result: Result) -> Table:
-    table = Table(title="The same load on the same fake engines (2 prefill, 2 decode), medians over the rounds")
+    table = Table(title="One load, 2 prefill and 2 decode fake engines; medians over the rounds")
     table.add_column("front")
-    for name in ("hand-offs / CPU-s", "chunks / CPU-s", "hand-offs / s", "added TTFT p50 ms", "added TTFT p99 ms"):
-        table.add_column(name, justify="right")
-    table.add_column("failed when 1P + 1D die", justify="right")
+    for name in (
+        "hand-offs\nper CPU-s",
+        "chunks per\nCPU-s, paced",
+        "chunks per\nCPU-s, burst",
+        "hand-offs\nper s",
+        "added TTFT\np50, ms",
+        "added TTFT\np99, ms",
+        "failed when\n1P + 1D die",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
     for front in ("direct", OURS, PEER):
         killed = next((k for k in result.killed if k.front == front), None)
-        per_cpu = [result.median(front, v) for v in ("handoffs_per_cpu_s", "chunks_per_cpu_s")]
+        per_cpu = [result.median(front, v) for v in PER_CPU]
         added = [statistics.median(result.differences(v, front, "direct")) for v in ("ttft_p50_ms", "ttft_p99_ms")]
         table.add_row(
             front,
@@ -40,7 +52,7 @@ def _table(result: Result) -> Table:
 
 def _lines(result: Result) -> list[str]:
     lines: list[str] = []
-    for value, what in (("handoffs_per_cpu_s", "hand-offs"), ("chunks_per_cpu_s", "streamed chunks")):
+    for value, what in PER_CPU.items():
         ratios = result.ratios(value, OURS, PEER)
         if ratios:
             lines.append(
@@ -64,7 +76,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one small round")
     parser.add_argument("--json", action="store_true", help="prints every number as JSON, and nothing else")
     options = parser.parse_args()
-    console = Console(stderr=options.json)
+    console = Console(stderr=options.json, width=max(Console().width, 120))
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, peer {ROUTER}"
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
@@ -74,7 +86,7 @@ def main() -> None:
         return
     console.print(_table(result))
     for line in _lines(result):
-        console.print(line)
+        console.print(line, soft_wrap=True)
     console.print(f"{machine}; load average before the run {load_before:.2f}")
 
 

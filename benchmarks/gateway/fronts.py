@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 import venv
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import psutil
+
 from tandem_worker.contract import GatewaySpec, ServiceState, WorkerRecord
 
 ROUTER = "vllm-router==0.1.17"
@@ -55,14 +57,13 @@ async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     return int(head.split(" ", 2)[1]), body
 
 
-async def until(what: str, ready: Any, *, log: Path | None = None) -> None:
-    """Waits until `await ready()` is true. Raises: RuntimeError after a minute, with the log's end."""
+async def until(what: str, ready: Callable[[], Awaitable[bool]], *, log: Path) -> None:
+    """Waits until `ready` says so. Raises: RuntimeError after a minute, with the log's place."""
     for _ in range(int(START_TIMEOUT_S / 0.1)):
         if await ready():
             return
         await asyncio.sleep(0.1)
-    tail = log.read_text(errors="replace")[-2000:] if log else ""
-    raise RuntimeError(f"{what} is not ready after {START_TIMEOUT_S:.0f} s\n{tail}")
+    raise RuntimeError(f"{what} is not ready after {START_TIMEOUT_S:.0f} s; its output is in {log}")
 
 
 def cpu_s(pid: int) -> float:
@@ -144,7 +145,7 @@ class Front:
 
     async def ready(self) -> None:
         """Waits until every engine takes part."""
-        await until(self.name, self.sees_all, log=self.log if self.log.exists() else None)
+        await until(self.name, self.sees_all, log=self.log)
 
     @property
     def log(self) -> Path:
@@ -198,8 +199,9 @@ class Tandem(Front):
                 agent_port=engine.port,
             )
             (fleet / "workers" / f"{engine.name}.json").write_text(record.model_dump_json())
-        self.spawn([sys.executable, "-m", "tandem_worker", "gateway", "--spec", str(self.folder / "gateway.json")]
-                   + ["--fleet-dir", str(fleet), "--listen", f"{HOST}:{self.port}"])  # fmt: skip
+        command = [sys.executable, "-m", "tandem_worker", "gateway", "--spec", str(self.folder / "gateway.json")]
+        command += ["--fleet-dir", str(fleet), "--listen", f"{HOST}:{self.port}"]
+        self.spawn(command)
 
     async def sees_all(self) -> bool:
         status, body = await get(self.port, "/fleet")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
@@ -104,7 +105,7 @@ class _Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self._finish("connection cut")
+        self._finish(f"connection cut{f' ({exc})' if exc else ''}")
 
     def data_received(self, data: bytes) -> None:
         if self._parser is not None:
@@ -181,22 +182,12 @@ async def run(load: Load, addresses: list[tuple[str, int]]) -> Sample:
     calls = iter(load.calls)
     outcomes: list[Outcome] = []
     started = time.perf_counter()
+    deadline = asyncio.get_running_loop().time() + load.time_max_s
 
     async def one_connection(address: tuple[str, int]) -> None:
         client: _Client | None = None
         for call in calls:
-            try:
-                async with asyncio.timeout(max(started + load.time_max_s - time.perf_counter(), 0.0)):
-                    if client is None or client.transport is None:
-                        client = await _connect(address, keep_body=load.verify)
-                    outcome = await client.send(call)
-            except (OSError, TimeoutError) as error:
-                outcome = Outcome(failure="timeout" if isinstance(error, TimeoutError) else "no connection")
-                if client is not None and client.transport is not None:
-                    client.transport.abort()
-                client = None
-            if outcome.failure is None and client is not None:
-                outcome.failure = _check(load, call, client)
+            client, outcome = await _one_call(load, call, client, address, deadline)
             outcomes.append(outcome)
             if load.on_done is not None:
                 load.on_done(len(outcomes))
@@ -204,11 +195,26 @@ async def run(load: Load, addresses: list[tuple[str, int]]) -> Sample:
             client.transport.close()
 
     await asyncio.gather(*(one_connection(addresses[i % len(addresses)]) for i in range(load.at_once)))
-    sample = Sample(outcomes, time.perf_counter() - started)
-    for outcome in outcomes:
-        if outcome.failure is not None:
-            sample.failures[outcome.failure] = sample.failures.get(outcome.failure, 0) + 1
-    return sample
+    failures = Counter(o.failure for o in outcomes if o.failure is not None)
+    return Sample(outcomes, time.perf_counter() - started, dict(failures))
+
+
+async def _one_call(
+    load: Load, call: Call, client: _Client | None, address: tuple[str, int], deadline: float
+) -> tuple[_Client | None, Outcome]:
+    """The connection to go on with, None after a failure, and what came of the call."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            if client is None or client.transport is None:
+                client = await _connect(address, keep_body=load.verify)
+            outcome = await client.send(call)
+    except (OSError, TimeoutError) as error:
+        if client is not None and client.transport is not None:
+            client.transport.abort()
+        return None, Outcome(failure="timeout" if isinstance(error, TimeoutError) else "no connection")
+    if outcome.failure is None:
+        outcome.failure = _check(load, call, client)
+    return client, outcome
 
 
 def _check(load: Load, call: Call, client: _Client) -> str | None:

@@ -6,14 +6,12 @@ async with FakeFleet(folder, prefill=2, decode=2) as fleet:
 """
 
 import asyncio
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tandem_worker.contract import Phase, ServiceState, WorkerRecord
-
 from tests.fakes import wire
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Connection, Request, Server
@@ -199,4 +197,4 @@ class FakeFleet:
         target = self.folder / path
         fresh = target.with_suffix(".new")
         fresh.write_bytes(data)
-        os.replace(fresh, target)
+        fresh.replace(target)

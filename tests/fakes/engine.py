@@ -313,10 +313,8 @@ class FakeEngine:
         source = "local_compute"
         if job.kv_read is not None:
             try:
-                if run.fault is not None and run.fault.kind == "kv_load":
-                    self.transfers.failed += 1
-                    raise KvLoadError("asked for by a test")
-                if not await self.kv.fetch(job.kv_read, job.prompts[0]):
+                broken = run.fault is not None and run.fault.kind == "kv_load"
+                if not await self.kv.fetch(job.kv_read, job.prompts[0], broken=broken):
                     for sequence in job.sequences:  # wrong KV under HTTP 200: wrong text
                         sequence.model = tokens.Generation(sequence.prompt, salt=0xBAD)
                 source = "external_kv_transfer"

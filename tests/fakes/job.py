@@ -180,10 +180,8 @@ def _count(value: object, name: str) -> int:
 
 def _tokens_max(prompt: list[int], asked: object, chat: bool, context_max: int) -> int:
     room = context_max - len(prompt)
-    if asked is None:
-        wanted = min(WHOLE_CHAT_TOKENS, room) if chat else 16
-    else:
-        wanted = _count(asked, "max_tokens")
+    default = min(WHOLE_CHAT_TOKENS, room) if chat else 16
+    wanted = default if asked is None else _count(asked, "max_tokens")
     if room < 1 or wanted > room:
         raise wire.ApiError(
             400,

@@ -104,11 +104,14 @@ class KvSide:
             "transfer_mode": "pull",
         }
 
-    async def fetch(self, params: dict[str, Any], prompt: Sequence[int]) -> bool:
+    async def fetch(self, params: dict[str, Any], prompt: Sequence[int], *, broken: bool = False) -> bool:
         """Reads the blocks that `params` names; True when they are this prompt's, False when garbage.
 
-        Raises: KvLoadError.
+        `broken` fails the read before it reaches the other engine. Raises: KvLoadError.
         """
+        if broken:
+            self.transfers.failed += 1
+            raise KvLoadError("asked for by a test")
         started = time.perf_counter()
         question = {"request_id": params["remote_request_id"], "engine_id": params["remote_engine_id"]}
         question["blocks"] = params["remote_block_ids"]

@@ -52,7 +52,8 @@ async def _serve(options: argparse.Namespace) -> None:
     if options.fake_start_s:
         await asyncio.sleep(options.fake_start_s)
     await engine.start()
-    print(f"INFO:     Uvicorn running on {engine.url} (fake engine, pid {os.getpid()})", file=sys.stderr, flush=True)
+    sys.stderr.write(f"INFO:     Uvicorn running on {engine.url} (fake engine, pid {os.getpid()})\n")
+    sys.stderr.flush()
     await stop.wait()
     engine.kill()
 

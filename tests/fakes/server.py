@@ -162,9 +162,13 @@ class Connection(asyncio.Protocol):
 def head(status: int, content_type: str, size: int) -> bytes:
     """The head of an answer with a known length."""
     reason = REASONS.get(status, "Unknown")
-    return (
-        f"HTTP/1.1 {status} {reason}\r\nserver: uvicorn\r\ncontent-length: {size}\r\ncontent-type: {content_type}\r\n\r\n"
-    ).encode()
+    lines = (
+        f"HTTP/1.1 {status} {reason}",
+        "server: uvicorn",
+        f"content-length: {size}",
+        f"content-type: {content_type}",
+    )
+    return "\r\n".join((*lines, "", "")).encode()
 
 
 STREAM_HEAD = (

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,27 @@ async def post(client: aiohttp.ClientSession, url: str, body: dict[str, Any]) ->
         return answer.status, await answer.json()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the loop turn until it is so; the engine and its client share it."""
+    for _ in range(1_000_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came true")
+
+
 async def events(client: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> list[str]:
     """Data of every event; raises when the connection is cut."""
     async with client.post(url, json={**body, "stream": True}) as answer:
         text = await answer.text()
     return [line.removeprefix("data: ") for line in text.split("\n\n") if line]
+
+
+async def read_into(got: bytearray, client: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> None:
+    """Keeps what has come even when the connection is cut."""
+    async with client.post(url, json=body) as answer:
+        async for piece in answer.content.iter_any():
+            got += piece
 
 
 def parsed(lines: list[str]) -> list[dict[str, Any]]:
@@ -204,11 +221,9 @@ async def test_a_stream_cut_after_three_tokens_has_given_three(client: aiohttp.C
     """`after_tokens` is exact, so that a test can place a cut."""
     async with FakeEngine() as engine:
         engine.fail("mid_stream", after_tokens=3)
-        got = b""
+        got = bytearray()
         with pytest.raises(aiohttp.ClientPayloadError):
-            async with client.post(f"{engine.url}/v1/completions", json={"prompt": "a", "stream": True}) as answer:
-                async for piece in answer.content.iter_any():
-                    got += piece
+            await read_into(got, client, f"{engine.url}/v1/completions", {"prompt": "a", "stream": True})
         assert got.count(b"data: ") == 3
 
 
@@ -232,24 +247,20 @@ async def test_a_half_open_engine_never_answers_and_knows_when_the_client_left(c
     async with FakeEngine() as engine:
         engine.fail("half_open")
         call = asyncio.create_task(post(client, f"{engine.url}/v1/completions", {"prompt": "a"}))
-        while not engine.faults.waiting:
-            await asyncio.sleep(0)
+        await until(lambda: engine.faults.waiting == 1)
         assert not call.done()
         call.cancel()
-        while engine.faults.waiting:
-            await asyncio.sleep(0)
+        await until(lambda: engine.faults.waiting == 0)
 
 
 async def test_a_client_that_leaves_aborts_its_request(client: aiohttp.ClientSession) -> None:
     """vLLM stops generating for nobody; a gateway's cancel can be seen here."""
     async with FakeEngine(manual=True) as engine:
         async with client.post(f"{engine.url}/v1/completions", json={"prompt": "a", "stream": True}) as answer:
-            while not engine.running:
-                await asyncio.sleep(0)
+            await until(lambda: engine.running == 1)
             engine.step()
             await answer.content.readany()
-        while not engine.success["abort"]:
-            await asyncio.sleep(0)
+        await until(lambda: engine.success["abort"] == 1)
         engine.step()
         assert engine.running == 0
 
@@ -322,8 +333,7 @@ async def test_a_slow_reader_gets_merged_chunks(client: aiohttp.ClientSession) -
     async with FakeEngine() as engine:
         body = {"prompt": "a", "stream": True, "max_tokens": count, "return_token_ids": True}
         async with client.post(f"{engine.url}/v1/completions", json=body, read_bufsize=1024) as answer:
-            while engine.running or not engine.generation_tokens:
-                await asyncio.sleep(0)
+            await until(lambda: engine.generation_tokens == count)
             got = await answer.read()
     chunks = parsed([line.removeprefix("data: ") for line in got.decode().split("\n\n") if line])
     assert len(ids_of(chunks)) == count > len(chunks)
@@ -339,8 +349,6 @@ async def test_events_may_come_in_small_pieces(client: aiohttp.ClientSession) ->
 
 async def test_the_process_takes_vllms_flags_and_ends_on_sigterm(client: aiohttp.ClientSession) -> None:
     """A WorkerSpec's argv can point at it."""
-    import sys
-
     command = [sys.executable, "-m", "tests.fakes.engine", "--port", "0", "--served-model-name", "m", "alias"]
     command += ["--enforce-eager", "--kv-transfer-config", '{"kv_connector":"NixlConnector"}', "--max-model-len", "99"]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)

@@ -61,7 +61,8 @@ def _completion_choice(
 @lru_cache(8192)
 def _chat_choice(index: int, delta: str, ids: tuple[int, ...] | None, finish: str | None, stop: str | None) -> str:
     stopped = f',"stop_reason":{dumps(stop)}' if finish is not None else ""
-    return f'{{"index":{index},"delta":{delta},"logprobs":null,"finish_reason":{dumps(finish)}{stopped},"token_ids":{_ids(ids)}}}]'
+    ended = f'"finish_reason":{dumps(finish)}{stopped}'
+    return f'{{"index":{index},"delta":{delta},"logprobs":null,{ended},"token_ids":{_ids(ids)}}}]'
 
 
 @lru_cache(8192)
@@ -112,7 +113,8 @@ class OpenAIRenderer:
 
     def __post_init__(self) -> None:
         kind = "chat.completion.chunk" if self.chat else "text_completion"
-        self._head = f'data: {{"id":{dumps(self.request_id)},"object":"{kind}","created":{self.created},"model":{dumps(self.model)},"choices":['
+        begin = {"id": self.request_id, "object": kind, "created": self.created, "model": self.model}
+        self._head = f'data: {dumps(begin)[:-1]},"choices":['
 
     def opening(self, prompts: list[tuple[int, list[int]]]) -> list[bytes]:
         """What comes with the first token and before it: a chat's role chunks. Index and prompt of each choice."""
