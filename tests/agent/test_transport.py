@@ -28,6 +28,15 @@ TCP = """\
 """
 
 
+# The decode side of two vLLM 0.32 CPU engines; UCX pads a short pid.
+VLLM_READ = """\
+[1795451068.782248] [vm:4861 :0]   | 92658013-9a1f-47b5-a36b-ac150b4 intra-node cfg#1                 |
+[1795451068.782248] [vm:4861 :0]   | remote memory read by ucp_get*(multi) into host memory from host |
+[1795451068.782248] [vm:4861 :0]   | Range  |    Description     |               Config               |
+[1795451068.782248] [vm:4861 :0]   | 0..inf | software emulation | tcp/lo                             |
+"""
+
+
 def seen_in(text: str) -> set[str]:
     tables = UcxTables()
     for line in text.splitlines():
@@ -38,6 +47,7 @@ def seen_in(text: str) -> set[str]:
 def test_names_what_ucx_reads_from_peers_with() -> None:
     """Traffic with itself and writes do not count; the read from a peer does."""
     assert seen_in(TCP) == {"tcp"}
+    assert seen_in(VLLM_READ) == {"tcp"}
 
 
 def test_names_every_transport_of_a_split_read() -> None:

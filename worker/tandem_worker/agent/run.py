@@ -163,9 +163,8 @@ class Shell:
         while True:
             asked_s = time.monotonic()
             starting = self._state.stage is Stage.STARTING
-            health, stopped = await asyncio.gather(client.health(), asyncio.to_thread(tree.look, starting=starting))
-            if stopped is not None:
-                health = decide.Unwell(stopped)
+            stopped = await asyncio.to_thread(tree.look, starting=starting)
+            health = await client.health() if stopped is None else decide.Unwell(stopped)
             self._events.put_nowait(health)
             await asyncio.sleep(max(0.0, asked_s + HEALTH_PERIOD_S - time.monotonic()))
 

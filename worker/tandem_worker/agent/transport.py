@@ -22,8 +22,8 @@ Evidence = Literal["log", "allowed"]
 PROTO_INFO: Final = "*remote memory read*"
 """`UCX_PROTO_INFO` as the agent sets it: eight lines per kind of peer, where `y` gives a hundred."""
 
-_HEAD = re.compile(r"\[(?P<thread>[^\[\]]+:\d+:\d+)\]\s+\| .*(?P<peer>self|intra-node|inter-node) cfg#\d+ +\|")
-_ROW = re.compile(r"\[(?P<thread>[^\[\]]+:\d+:\d+)\]\s+\|(?P<cells>.*)\|\s*$")
+_HEAD = re.compile(r"\[(?P<thread>[^\[\]]+:\d+ *:\d+ *)\]\s+\| .*(?P<peer>self|intra-node|inter-node) cfg#\d+ +\|")
+_ROW = re.compile(r"\[(?P<thread>[^\[\]]+:\d+ *:\d+ *)\]\s+\|(?P<cells>.*)\|\s*$")
 _READ = "remote memory read by ucp_get"
 _LANE = re.compile(r"\b([a-z][a-z0-9_]*)/\S")
 _RANGE = re.compile(r"^(\d+|\d+\.\.(\d+[KMG]?|inf))$")
