@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import httpx
+import httpx2 as httpx
 
 MODEL = "SmolLM2-135M-Instruct"
 REQUEST_TIMEOUT_S = 240.0

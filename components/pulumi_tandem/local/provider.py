@@ -34,6 +34,10 @@ class ProofFailed(Failed):
     """The generation must not serve."""
 
 
+for _shown in (Failed, ProofFailed):
+    _shown.__module__ = "builtins"  # a traceback's last line then reads `ProofFailed: ...`, without our modules' names
+
+
 def _fail(error: Failed) -> NoReturn:
     # Pulumi shows a provider's exception with its traceback; a user's mistake must be one message.
     sys.tracebacklimit = 0

@@ -16,6 +16,8 @@ from pulumi_tandem.local.keeper import Keeper
 POLL_S = 0.25
 SAY_EVERY_S = 5.0
 GATEWAY_TIMEOUT_S = 30.0
+PREFLIGHT_FAILED = 65
+"""The agent's exit code, as in `tandem_worker.agent`."""
 ENGINE_SAYS = re.compile(r"INFO .*?\[[\w.]+:\d+\] (.+)")
 """A line of vLLM's log: level, time, place, words."""
 
@@ -94,17 +96,14 @@ def _newest_line(keeper: Keeper) -> str:
 
 def _story(keeper: Keeper, what: str) -> str:
     lines = process.last_lines(keeper.paths.log_of(keeper.entry.name), count=40)
-    cause = probable_cause(lines)
-    shown = [line for line in lines if not _is_last_words(line)][-8:]
     reason = keeper.failure() if keeper.exit_code is not None else ""
     parts = [f"{what}{': ' + reason if reason else ''}"]
-    if cause:
-        parts.append(f"probable cause: {cause}")
-    parts += [
-        "its last lines:",
-        *(f"  {line[:200]}" for line in shown),
-        f"the whole log: {keeper.paths.log_of(keeper.entry.name)}",
-    ]
+    if keeper.exit_code != PREFLIGHT_FAILED:  # preflight's reason says all there is, and the engine never ran
+        if cause := probable_cause(lines):
+            parts.append(f"probable cause: {cause}")
+        parts.append("its last lines:")
+        parts += [f"  {line[:200]}" for line in lines if not _is_last_words(line)][-8:]
+    parts.append(f"the whole log: {keeper.paths.log_of(keeper.entry.name)}")
     return "\n".join(parts)
 
 

@@ -1,0 +1,1 @@
+"""Stands in for nixl, which the fake engine does not use."""
