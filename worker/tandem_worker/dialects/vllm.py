@@ -29,6 +29,11 @@ class _PrefillAnswer(msgspec.Struct):
     kv_transfer_params: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class _Detokenized(msgspec.Struct):
+    prompt: str = ""
+
+
+_DETOKENIZED = msgspec.json.Decoder(_Detokenized)
 _ANSWER = msgspec.json.Decoder(_PrefillAnswer)
 
 
@@ -120,3 +125,11 @@ def decode_body(fields: Fields, parameters: msgspec.Raw | None, *, with_token_id
 def _several_prompts(fields: Fields) -> bool:
     prompt = value(fields, "prompt")
     return isinstance(prompt, list) and not all(isinstance(token, int) for token in cast(list[object], prompt))
+
+
+def detokenized(answer: bytes) -> str:
+    """The text in the answer of `/detokenize`; empty when there is none."""
+    try:
+        return _DETOKENIZED.decode(answer).prompt
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""

@@ -8,18 +8,21 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import msgspec
 
 from tandem_worker.dialects import vllm
+from tandem_worker.dialects.vllm_stream import IdRelay
 from tandem_worker.gateway import handoff
 from tandem_worker.gateway.errors import Refusal, error_event
 from tandem_worker.gateway.fleet import Fleet
 from tandem_worker.gateway.handoff import Exchange, Loss, Stage, Terms
 from tandem_worker.gateway.metrics import Metrics
-from tandem_worker.gateway.request import ClientRequest
-from tandem_worker.gateway.stream import DONE, EngineErrorEvent, OpaqueRelay, Relay
+from tandem_worker.gateway.request import ClientRequest, value
+from tandem_worker.gateway.resume import continuation, why_not
+from tandem_worker.gateway.silence import Limits, Silence, judge
+from tandem_worker.gateway.stream import EngineErrorEvent, GarbageEvent, OpaqueRelay, Relay
 from tandem_worker.gateway.upstream import Upstream, UpstreamError, Wire
 
 log = logging.getLogger("tandem.gateway")
@@ -31,6 +34,8 @@ PATHS = {
     "messages": "/v1/messages",
 }
 EVENT_STREAM = "text/event-stream"
+IDS_TO_DECODE = 8
+"""Enough ids to see whether the last one ends inside a character: none is longer than four bytes."""
 
 
 class Client(Protocol):
@@ -81,6 +86,9 @@ class Shared:
     upstream: Upstream
     metrics: Metrics
     now: Callable[[], float]
+    limits: Limits
+    resume_tokens_max: int = 0
+    """0: no stream is resumed."""
     fleet_changed: Signal = field(default_factory=Signal)
 
 
@@ -96,11 +104,14 @@ class Serving:
         self._client = client
         self._request = request
         self._fields = vllm.clean(request)
+        self._leg = request
+        """What engines are asked for: the client's request, or the continuation of its broken stream."""
+        self._resumable = shared.resume_tokens_max > 0 and not why_not(request)
         self._request_id = request_id
         self._arrived_s = shared.now()
         self._first_s: float | None = None
         self._last_s = 0.0
-        self._relay: Relay = OpaqueRelay(DONE if request.endpoint in ("chat", "completions") else None)
+        self._relay = self._new_relay()
         self._parameters: msgspec.Raw | None = None
         self._refused: tuple[int, str, bytes] | None = None
         self._late = False
@@ -117,11 +128,42 @@ class Serving:
                 self.outcome = "client_gone"
             self._drop_wire()
 
-    def expire(self) -> None:
-        """The deadline has passed: whatever runs is ended."""
-        self._late = True
-        if self.wire is not None:
-            self.wire.fail(Loss.STALL, "the request's deadline has passed")
+    def look(self, now_s: float) -> None:
+        """End what has gone on for too long: the whole request, or an engine's silence."""
+        wire = self.wire
+        if now_s >= self.state.terms.deadline_s:
+            self._late = True
+            if wire is not None:
+                wire.fail(Loss.STALL, "the request's deadline has passed")
+            return
+        at = handoff.working(self.state)
+        if wire is None or at is None or wire.stuck_behind_client:
+            return
+        worker = self._shared.fleet.get(at[0])
+        silence = Silence(
+            phase=at[1],
+            streaming=self._request.stream,
+            begun=wire.headers_done and self._relay.tokens > 0,
+            silent_s=now_s - wire.heard_s,
+            unwell_s=now_s - worker.unwell_since_s if worker is not None and worker.unwell_since_s else 0.0,
+        )
+        if why := judge(silence, self._shared.limits):
+            wire.fail(Loss.STALL, why)
+
+    def _new_relay(self) -> Relay:
+        request = self._request
+        options = value(request.fields, "stream_options")
+        usage_asked = isinstance(options, dict) and bool(cast(dict[str, object], options).get("include_usage"))
+        chat = request.endpoint == "chat"
+        if self._resumable:
+            return IdRelay(chat=chat, tokens_max=self._shared.resume_tokens_max, usage_asked=usage_asked)
+        choices = value(request.fields, "n")
+        return OpaqueRelay(
+            marked=request.endpoint in ("chat", "completions"),
+            choices=choices if isinstance(choices, int) else 1,
+            hold_events=2 if chat else 1,
+            usage_asked=usage_asked,
+        )
 
     def _step(self, event: handoff.Event) -> tuple[handoff.Action, ...]:
         at = handoff.working(self.state)
@@ -146,6 +188,7 @@ class Serving:
                 case handoff.Deliver():
                     event = await self._guard(self._deliver())
                 case handoff.CompleteTail():
+                    await self._client.write(self._relay.tail())
                     self.outcome = "completed"
                 case handoff.Fail():
                     await self._fail(action)
@@ -166,7 +209,8 @@ class Serving:
         return handoff.FleetChanged()
 
     async def _prefill(self, worker: str) -> handoff.Event:
-        wire = await self._post(worker, vllm.prefill_body(self._request, self._fields))
+        await self._take_up(worker)
+        wire = await self._post(worker, vllm.prefill_body(self._leg, self._fields))
         status = await wire.headers()
         body = await wire.read_all()
         content_type = wire.content_type
@@ -181,14 +225,43 @@ class Serving:
         return handoff.Prefilled(status, has_parameters=self._parameters is not None)
 
     async def _decode(self, worker: str, *, handed_off: bool) -> handoff.Event:
+        if not handed_off:
+            await self._take_up(worker)
         parameters = self._parameters if handed_off else None
         self._parameters = None
-        wire = await self._post(worker, vllm.decode_body(self._fields, parameters, with_token_ids=False))
+        body = vllm.decode_body(self._fields, parameters, with_token_ids=isinstance(self._relay, IdRelay))
+        wire = await self._post(worker, body)
         status = await wire.headers()
         if status != 200:
             self._refused = (status, wire.content_type, await wire.read_all())
             self._drop_wire()
         return handoff.DecodeAnswered(status)
+
+    async def _take_up(self, worker: str) -> None:
+        """Prepare an attempt: a fresh start while the client has nothing, else the rest of its stream."""
+        relay = self._relay
+        if not self.state.sent:
+            self._relay = self._new_relay()
+            return
+        assert isinstance(relay, IdRelay)
+        while relay.history.last_count > 1 and await self._ends_inside_character(worker, relay):
+            relay.history.drop_last()
+        relay.continue_elsewhere()
+        self._leg = continuation(self._request, relay.history)
+        self._fields = self._leg.fields
+
+    async def _ends_inside_character(self, worker: str, relay: IdRelay) -> bool:
+        """Whether the last id began a character: an engine primed with such a prompt would repeat all its text."""
+        ids = relay.history.last_ids(IDS_TO_DECODE)
+        body: dict[str, object] = {"tokens": ids}
+        if "model" in self._fields:
+            body["model"] = self._fields["model"]
+        wire = await self._post(worker, vllm.encode(body), path="/detokenize")
+        status, answer = await wire.headers(), await wire.read_all()
+        self._drop_wire()
+        if status != 200:
+            raise UpstreamError(Loss.ERROR, f"/detokenize answered {status}")
+        return vllm.detokenized(answer).endswith("\ufffd")
 
     async def _deliver(self) -> handoff.Event | None:
         wire = self.wire
@@ -215,6 +288,8 @@ class Serving:
                 out = relay.feed(data)
             except EngineErrorEvent as error:
                 raise UpstreamError(Loss.ERROR, "the engine ended the stream with an error") from error
+            except GarbageEvent as error:
+                raise UpstreamError(Loss.GARBAGE, str(error)) from error
             if not out:
                 continue
             self._last_s = now()
@@ -240,13 +315,13 @@ class Serving:
         self.outcome = "rejected" if refusal.status == 429 else "failed"
         await self._client.refuse(refusal, self._headers())
 
-    async def _post(self, name: str, body: bytes) -> Wire:
+    async def _post(self, name: str, body: bytes, path: str = "") -> Wire:
         worker = self._shared.fleet.get(name)
         if worker is None:
             raise UpstreamError(Loss.CONNECT, f"{name} has left")
         record = worker.record
         extra = f"x-request-id: {self._request_id}-{self.state.attempts}\r\n".encode("latin-1")
-        path = PATHS[self._request.endpoint]
+        path = path or PATHS[self._leg.endpoint]
         self.wire = await self._shared.upstream.post(record.address, record.http_port, path, body, extra=extra)
         return self.wire
 

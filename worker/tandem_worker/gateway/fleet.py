@@ -96,6 +96,9 @@ class Fleet:
         was_ready = worker.ready
         worker.answering = good
         worker.draining = draining
+        if not good:
+            # Its agent saw what was wrong, so a good answer later is worth more than time.
+            worker.failures = min(worker.failures, 1)
         if good or draining:
             worker.unwell_since_s = None
         elif worker.unwell_since_s is None:
@@ -107,9 +110,13 @@ class Fleet:
         return worker.ready and not was_ready
 
     def suspect(self, name: str, now_s: float) -> None:
-        """A worker failed a request in a way that speaks against the worker itself."""
+        """A worker failed a request in a way that speaks against the worker itself.
+
+        Requests that fail there while it is already under suspicion tell nothing new.
+        """
         if worker := self.workers.get(name):
-            worker.failures += 1
+            if worker.suspect_since_s is None:
+                worker.failures += 1
             worker.suspect_since_s = now_s
 
     def erred(self, name: str, now_s: float) -> None:

@@ -18,6 +18,7 @@ from tandem_worker.gateway.exchange import Shared
 from tandem_worker.gateway.fleet import Fleet
 from tandem_worker.gateway.metrics import Metrics
 from tandem_worker.gateway.server import TICK_S, Gateway, Keys, read_keys
+from tandem_worker.gateway.silence import Limits
 from tandem_worker.gateway.upstream import Upstream
 from tandem_worker.gateway.watch import CONTRACTS_READ, FolderSource, Watcher
 
@@ -90,7 +91,14 @@ async def serve(spec: GatewaySpec, keys: Keys, fleet_dir: Path, listener: socket
     """Serve on a listening socket until `stop` is set and everything under way is done."""
     loop = asyncio.get_running_loop()
     fleet, upstream = Fleet(), Upstream(loop)
-    shared = Shared(fleet, upstream, Metrics(), loop.time)
+    shared = Shared(
+        fleet,
+        upstream,
+        Metrics(),
+        loop.time,
+        Limits(spec.prefill_timeout_s, spec.stall_timeout_s),
+        spec.resume_tokens_max if spec.resume else 0,
+    )
     gateway = Gateway(spec, shared, keys)
     watcher = Watcher(FolderSource(fleet_dir, spec.service), fleet, upstream, shared.fleet_changed.fire)
     watcher.refresh()

@@ -119,11 +119,10 @@ class Gateway:
         return response
 
     def tick(self) -> None:
-        """Look after everything that runs: deadlines."""
+        """Look after everything that runs: deadlines, silent engines, unused connections."""
         now_s = self.shared.now()
         for serving in self.running:
-            if now_s >= serving.state.terms.deadline_s:
-                serving.expire()
+            serving.look(now_s)
         self.shared.upstream.drop_idle()
 
     # Who may enter.

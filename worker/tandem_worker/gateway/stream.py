@@ -9,49 +9,84 @@ from tandem_worker.gateway.handoff import Offer
 
 DONE = b"data: [DONE]"
 ERROR = b'data: {"error"'
+FINISHED = b'"finish_reason":"'
+"""A choice has ended. In text the quotes would be escaped, so this is never a part of an answer."""
+
+SEAM_BYTES = 24
+"""More than any of the marks is long: what is looked at again when they may lie across two reads."""
 
 
 class EngineErrorEvent(Exception):
     """The engine ended the stream with an error event of its own."""
 
 
+class GarbageEvent(Exception):
+    """What came is no event of the engine's stream."""
+
+
 class Relay(Protocol):
     """What turns an engine's stream into the client's."""
 
     tokens: int
+    """Tokens (or events, where nothing better is known) that have passed."""
 
     def feed(self, data: bytes) -> bytes:
-        """The client's bytes for the engine's. Raises: EngineErrorEvent."""
+        """The client's bytes for the engine's. Raises: EngineErrorEvent, GarbageEvent."""
         ...
 
     def offer(self) -> Offer:
         """What can become of the stream if the engine is gone now."""
         ...
 
+    def tail(self) -> bytes:
+        """The end marks that are missing (Offer.TAIL)."""
+        ...
+
 
 class OpaqueRelay:
     """Passes a stream on as it is; such a stream cannot be resumed.
 
-    `done_mark`: what the last event begins with, None where the end of the body is the only mark.
+    Nothing goes out before `hold_events` events have come: a chat's first one holds no text, and while
+    the client has nothing, a failure can still be answered by a retry.
     """
 
-    def __init__(self, done_mark: bytes | None) -> None:
-        self._done_mark = done_mark
-        self._tail = b""
+    def __init__(self, *, marked: bool, choices: int = 1, hold_events: int = 1, usage_asked: bool = False) -> None:
+        self._marked = marked
+        """Whether the stream ends with `[DONE]`, as chats and completions do."""
+        self._choices_left = choices
+        self._hold_events = hold_events
+        self._usage_asked = usage_asked
+        self._held = b""
+        self._seam = b""
         self._done = False
         self.tokens = 0
 
     def feed(self, data: bytes) -> bytes:
         """The same bytes; looks for the end and for an error of the engine."""
         self.tokens += data.count(b"data: ")
-        if self._done_mark is not None:
-            seam = self._tail + data[:32]
-            if ERROR in data or ERROR in seam:
-                raise EngineErrorEvent
-            self._done = self._done or self._done_mark in data or self._done_mark in seam
-            self._tail = data[-16:]
-        return data
+        if not self._marked:
+            return data
+        seen = self._seam + data
+        if ERROR in seen:
+            raise EngineErrorEvent
+        self._done = self._done or DONE in seen
+        # A mark wholly inside the seam was counted before.
+        self._choices_left -= seen.count(FINISHED) - self._seam.count(FINISHED)
+        self._seam = seen[-SEAM_BYTES:]
+        if not self._hold_events:
+            return data
+        self._held += data
+        if self._held.count(b"\n\n") < self._hold_events and not self._done:
+            return b""
+        self._hold_events, held, self._held = 0, self._held, b""
+        return held
 
     def offer(self) -> Offer:
-        """Complete once the end mark has passed, lost otherwise."""
-        return Offer.COMPLETE if self._done or self._done_mark is None else Offer.LOST
+        """Complete once the end mark has passed; only that missing once every choice has ended."""
+        if self._done or not self._marked:
+            return Offer.COMPLETE
+        return Offer.TAIL if self._choices_left <= 0 and not self._usage_asked else Offer.LOST
+
+    def tail(self) -> bytes:
+        """The end mark."""
+        return DONE + b"\n\n"

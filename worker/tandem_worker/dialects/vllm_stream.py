@@ -1,0 +1,209 @@
+"""vLLM's streamed chunks with token ids: taking the ids out, and writing a continuation's chunks
+in the shape of the stream that it continues.
+
+With `return_token_ids` every chunk ends with `"token_ids":[...]`, and the first one carries
+`"prompt_token_ids":[...]`. Both are found by searching bytes: inside a JSON string their quotes would
+be escaped. What is left is byte for byte what the client would have got without asking for ids.
+Source: vLLM 0.32.0, entrypoints/openai/{chat_completion,completion}/serving.py.
+"""
+
+import msgspec
+
+from tandem_worker.gateway.handoff import Offer
+from tandem_worker.gateway.resume import History
+from tandem_worker.gateway.stream import DONE, ERROR, FINISHED, EngineErrorEvent, GarbageEvent
+
+_IDS = b'"token_ids":['
+_PROMPT_IDS = b'"prompt_token_ids":['
+_CHOICES = b'"choices":['
+_NO_CHOICES = b'"choices":[]'
+_CHAT_TEXT = b'"delta":{"content":"'
+_CHAT_NOTHING = b'"delta":{}'
+_CHAT_ROLE = b'"delta":{"role":'
+_TEXT = b'"text":"'
+_QUOTE = ord('"')
+_EVENT = b'data: {"id":'
+_END = b"\n\n"
+EVENT_BYTES_MAX = 32 * 1024 * 1024
+"""Longest event; the ids of a prompt of a million tokens are 7 MB."""
+
+
+class _Choice(msgspec.Struct):
+    text: msgspec.Raw
+    finish_reason: msgspec.Raw = msgspec.Raw(b"null")
+    stop_reason: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice]
+    usage: dict[str, msgspec.Raw] = {}
+    system_fingerprint: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_CHUNK = msgspec.json.Decoder(_Chunk)
+
+
+class IdRelay:
+    """Relays one stream whose engine was asked for token ids, over as many engines as it takes."""
+
+    def __init__(self, *, chat: bool, tokens_max: int, usage_asked: bool) -> None:
+        self.history = History(tokens_max)
+        self.tokens = 0
+        self._chat = chat
+        self._usage_asked = usage_asked
+        self._usage_sent = False
+        self._finished = False
+        self._done = False
+        self._rest = b""
+        """The beginning of an event whose end has not come yet."""
+        self._held = b""
+        self._head = b""
+        """What every chunk of the client's stream begins with, up to its choices."""
+        self._continued = False
+        self._before = 0
+        """Tokens that the client had when the running continuation began."""
+
+    def feed(self, data: bytes) -> bytes:
+        """The client's bytes. Raises: EngineErrorEvent, GarbageEvent."""
+        data = self._rest + data if self._rest else data
+        *events, self._rest = data.split(_END)
+        if len(self._rest) > EVENT_BYTES_MAX:
+            raise GarbageEvent("an event has no end")
+        out = self._event(events[0]) if len(events) == 1 else b"".join([self._event(event) for event in events])
+        if not self._held:
+            return out
+        if not self.tokens and not self._done:
+            return b""  # Only the role has come; while the client has nothing, a retry is invisible.
+        held, self._held = self._held, b""
+        return held + out
+
+    def offer(self) -> Offer:
+        """What can become of the stream if the engine is gone now."""
+        if self._done:
+            return Offer.COMPLETE
+        if self._finished:
+            return Offer.TAIL if self._usage_sent or not self._usage_asked or not self.history.closed else Offer.LOST
+        return Offer.LOST if self.history.closed or not self.history.prompt else Offer.RESUMABLE
+
+    def tail(self) -> bytes:
+        """The usage, where it was asked for and has not come, and the end mark."""
+        if not self._usage_asked or self._usage_sent:
+            return DONE + _END
+        prompt, made = self.history.prompt_count, self.history.made
+        usage = {"prompt_tokens": prompt, "total_tokens": prompt + made, "completion_tokens": made}
+        return self._head + b'],"usage":' + msgspec.json.encode(usage) + b"}" + _END + DONE + _END
+
+    def continue_elsewhere(self) -> None:
+        """The engine is gone; what comes next are the chunks of a continuation of `history`."""
+        self._rest = b""
+        self.history.drop_pending()
+        self._continued = True
+        self._before = self.history.output_count
+
+    def _event(self, event: bytes) -> bytes:
+        start = event.rfind(_IDS)
+        if start < 0:
+            return self._event_without_ids(event)
+        end = event.find(b"]", start)
+        ids = event[start + len(_IDS) : end]
+        if not (event.startswith(_EVENT) and event.endswith(b"}") and (ids.isdigit() or _are_ids(ids))):
+            raise GarbageEvent("a chunk is not as vLLM writes it")
+        event = b"%bnull%b" % (event[: start + len(_IDS) - 1], event[end + 1 :])
+        if not self._head or self._continued:
+            event = self._take_prompt(event)
+        finished = FINISHED in event
+        with_text = self._has_text(event)
+        if with_text is None:
+            self.history.close("parsed-output")
+        self.history.add(ids, with_text=bool(with_text) or finished)
+        self.tokens += 1 + ids.count(b",")
+        self._finished = self._finished or finished
+        return self._translate(event) if self._continued else event + _END
+
+    def _has_text(self, event: bytes) -> bool | None:
+        """Whether a chunk brings text; None when it brings something else (a tool call, reasoning)."""
+        mark = _CHAT_TEXT if self._chat and not self._continued else _TEXT
+        at = event.find(mark)
+        if at >= 0:
+            return event[at + len(mark)] != _QUOTE
+        return False if _CHAT_NOTHING in event else None
+
+    def _event_without_ids(self, event: bytes) -> bytes:
+        if event.startswith(DONE):
+            self._done = True
+        elif event.startswith(ERROR):
+            raise EngineErrorEvent
+        elif event.startswith(b":"):
+            pass
+        elif _NO_CHOICES in event:
+            self._usage_sent = True
+            if self._continued:
+                return self._translate(event)
+        elif _CHAT_ROLE in event:
+            event = self._take_prompt(event)
+            self._held = event + _END
+            return b""
+        elif not event.startswith(_EVENT) or _CHOICES not in event:
+            raise GarbageEvent("an event is not as vLLM writes it")
+        else:
+            self.history.close("no-ids")
+            self._finished = self._finished or FINISHED in event
+            self.tokens += 1
+        return event + _END
+
+    def _take_prompt(self, event: bytes) -> bytes:
+        """Remember the prompt's ids and how chunks begin; ids are set to null, as unasked ones are."""
+        if not self._head:
+            before, mark, _ = event.partition(_CHOICES)
+            self._head = before + mark
+        start = event.find(_PROMPT_IDS)
+        if start < 0:
+            return event
+        end = event.find(b"]", start)
+        ids = event[start + len(_PROMPT_IDS) : end]
+        if not _are_ids(ids):
+            raise GarbageEvent("the prompt's ids are not as vLLM writes them")
+        if not self._continued:
+            self.history.begin(ids)
+        return b"%bnull%b" % (event[: start + len(_PROMPT_IDS) - 1], event[end + 1 :])
+
+    def _translate(self, event: bytes) -> bytes:
+        """A continuation's chunk as the client's stream would have had it."""
+        try:
+            chunk = _CHUNK.decode(event.removeprefix(b"data: "))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise GarbageEvent("a continuation's chunk is not as vLLM writes it") from error
+        parts = [self._head]
+        if chunk.choices:
+            parts.append(self._choice(chunk.choices[0]))
+        parts.append(b"]")
+        if chunk.usage:
+            parts += [b',"usage":', msgspec.json.encode(self._whole_usage(chunk.usage))]
+        if bytes(chunk.system_fingerprint) != b"null":
+            parts += [b',"system_fingerprint":', bytes(chunk.system_fingerprint)]
+        return b"".join([*parts, b"}", _END])
+
+    def _choice(self, choice: _Choice) -> bytes:
+        text, finish, stop = bytes(choice.text), bytes(choice.finish_reason), bytes(choice.stop_reason)
+        if not self._chat:
+            return (
+                b'{"index":0,"text":%b,"logprobs":null,"finish_reason":%b,"stop_reason":%b,'
+                b'"prompt_token_ids":null,"token_ids":null}' % (text, finish, stop)
+            )
+        stopped = b"" if finish == b"null" else b',"stop_reason":' + stop
+        return b'{"index":0,"delta":{"content":%b},"logprobs":null,"finish_reason":%b%b,"token_ids":null}' % (
+            text,
+            finish,
+            stopped,
+        )
+
+    def _whole_usage(self, usage: dict[str, msgspec.Raw]) -> dict[str, object]:
+        """The continuation's usage as that of the unbroken run."""
+        prompt = self.history.prompt_count
+        made = self._before + int(bytes(usage.get("completion_tokens", b"0")))
+        counts = {"prompt_tokens": prompt, "total_tokens": prompt + made, "completion_tokens": made}
+        return {**usage, **counts}
+
+
+def _are_ids(ids: bytes) -> bool:
+    return not ids or ids.replace(b",", b"").isdigit()
