@@ -158,6 +158,7 @@ BROKEN = [
         ("chat.serve.cpu_cores",),
         "2 lists of cores for 1",
     ),
+    Broken("TND0028", llama_pair({"cpu_cores": "0-3"}), ("llama.prefill.cpu_cores",), "H100 is no CPU"),
     Broken(
         "TND0030",
         laptop_pair(context_tokens=8193),
@@ -282,6 +283,7 @@ FINE = [
     ("TND0026", laptop_single(serve=tandem.Pool(gpu="cpu", gpus_per_worker=1))),
     ("TND0027", laptop_single(serve=tandem.Pool(gpu="cpu", cpu_cores="0-3,5"))),
     ("TND0027", laptop_single(serve=tandem.Pool(gpu="cpu", cpu_cores="auto", tensor_parallel=3))),
+    ("TND0028", laptop_single(serve=tandem.Pool(gpu="cpu", cpu_cores="0-3"))),
     ("TND0030", laptop_pair(context_tokens=8192)),
     (
         "TND0030",

@@ -125,7 +125,7 @@ def test_the_engines_choice_of_an_attention_backend(gpu: str, kv_dtype: str, bac
 
 
 def test_flags_are_read_as_the_engine_reads_them():
-    words = ("--a=1", "--b_c", "2", "-3", "--kv-transfer-config.kv_role", "x", "-tp", "2")
+    words = ("stray", "--a=1", "--b_c", "2", "-3", "--kv-transfer-config.kv_role", "x", "-tp", "2")
     assert split_flags(words) == [
         ("--a", "1"),
         ("--b-c", "2", "-3"),

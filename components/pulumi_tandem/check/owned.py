@@ -59,6 +59,7 @@ OWNED_ENV = {
     "UCX_TCP_PORT_RANGE": "drop it: the target gives every worker its ports",
     "FI_PROVIDER": "use Transfer(transport=...)",
     "FI_EFA_USE_DEVICE_RDMA": "use Transfer(transport=...)",
+    "UCX_PROTO_INFO": "drop it: the proof reads the transport from what it makes UCX print",
     "HF_HUB_OFFLINE": "drop it: it is set where Model(path=...) is",
     "VLLM_NO_USAGE_STATS": "drop it: it is always set",
     "DO_NOT_TRACK": "drop it: it is always set",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pulumi_tandem.check.pair import pair
 from pulumi_tandem.check.registry import Breach, rule
-from pulumi_tandem.resolve import Resolved
+from pulumi_tandem.resolve import UNBOUND, Resolved
 
 _TOPOLOGY = "vLLM 0.32/0.33 distributed/kv_transfer/kv_connector/utils.py, TransferTopology"
 
@@ -165,11 +165,27 @@ def no_idle_gpus(resolved: Resolved) -> Iterator[Breach]:
     source="vLLM 0.32 utils/ompmultiprocessing.py",
 )
 def core_lists(resolved: Resolved) -> Iterator[Breach]:
-    """`cpu_cores` has as many lists as ranks, and stands on a CPU pool."""
+    """`cpu_cores` has as many lists as ranks."""
     for pool in resolved.pools:
         lists = pool.cpu_cores.split("|")
-        if pool.on_cpu and pool.cpu_cores not in {"nobind", "auto"} and len(lists) != pool.tensor_parallel:
+        if pool.on_cpu and pool.cpu_cores not in {UNBOUND, "auto"} and len(lists) != pool.tensor_parallel:
             message = (
                 f"{len(lists)} lists of cores for {pool.tensor_parallel} ranks; the engine would stop on an assertion"
             )
             yield Breach(path=f"{pool.name}.cpu_cores", message=message, fix="join one list per rank by '|'")
+
+
+@rule(
+    code="TND0028",
+    severity="warning",
+    title="a pool is given no setting that its kind does not have",
+    story="""Cores are bound by the CPU engine only; on a GPU the setting does nothing, and whoever wrote it thinks that
+    it does.""",
+    source="vLLM 0.32/0.33 envs.py: VLLM_CPU_OMP_THREADS_BIND",
+)
+def cores_on_a_cpu(resolved: Resolved) -> Iterator[Breach]:
+    """`cpu_cores` stands on CPU pools only."""
+    for pool in resolved.pools:
+        if not pool.on_cpu and pool.cpu_cores != UNBOUND:
+            message = f"{pool.cpu_cores!r} would bind nothing: {pool.gpu.name} is no CPU"
+            yield Breach(path=f"{pool.name}.cpu_cores", message=message, fix="drop it")

@@ -15,9 +15,6 @@ from tandem_worker.contract import Port, WorkerSpec
 TRANSFER_PORTS = 16
 """Listening ports for UCX of one worker: one per transfer thread and rank, with room to reconnect."""
 
-DEVICE_MEMORY_LEAST = 0.97
-"""Share of the catalog's memory that a device must report: variants of one GPU differ by a percent or two."""
-
 _UCX_TLS_CPU = {"tcp": "tcp,self", "shm": "tcp,sm,self"}
 _UCX_TLS_GPU = {
     "tcp": "tcp,cuda_copy",
@@ -49,7 +46,7 @@ def worker(resolved: Resolved, pool: ResolvedPool) -> WorkerSpec:
         served_names=resolved.served_names,
         factors=_factors(resolved, pool),
         gpus=pool.gpus_per_worker,
-        gpu_memory_gib=round(pool.gpu.memory_gib * DEVICE_MEMORY_LEAST, 1),
+        gpu_memory_gib=pool.gpu.memory_gib,
         memory_gib=pool.host_memory_gib,
         kv_transport=resolved.transfer.transport,
         kv_gb_per_s_min=resolved.transfer.kv_gb_per_s_min,
