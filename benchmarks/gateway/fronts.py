@@ -15,7 +15,8 @@ from typing import Any, Literal, cast
 
 import psutil
 
-from tandem_worker.contract import GatewaySpec, ServiceState, WorkerRecord
+from benchmarks.fleet import gateway_command, spawn, write_fleet
+from tandem_worker.contract import GatewaySpec, WorkerRecord
 
 ROUTER = "vllm-router==0.1.17"
 ROUTER_NEEDS = ("orjson", "aiohttp", "fastapi", "uvicorn", "setproctitle", "requests")
@@ -72,11 +73,6 @@ def cpu_s(pid: int) -> float:
     return sum(sum(p.cpu_times()[:2]) for p in (process, *process.children(recursive=True)))
 
 
-def _spawn(command: list[str], log: Path, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-    with log.open("ab") as output:
-        return subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-
-
 @dataclass(slots=True)
 class Engine:
     """One fake engine in its own process."""
@@ -92,7 +88,7 @@ class Engine:
         """Starts it, or starts it again on its ports."""
         environment = {**os.environ, "VLLM_NIXL_SIDE_CHANNEL_PORT": str(self.side_port)}
         command = [sys.executable, "-m", "tests.fakes.engine", "--port", str(self.port), "--model", "fake"]
-        self.process = _spawn(command, self.folder / f"{self.name}.log", environment)
+        self.process = spawn(command, self.folder / f"{self.name}.log", environment)
 
         async def healthy() -> bool:
             return (await get(self.port, "/health"))[0] == 200
@@ -152,10 +148,6 @@ class Front:
         """Where its output goes."""
         return self.folder / f"{self.name}.log"
 
-    def spawn(self, command: list[str]) -> None:
-        """Starts the process with its output in the log."""
-        self.process = _spawn(command, self.log)
-
     def stop(self) -> None:
         """Ends the process and its children."""
         if self.process is None:
@@ -179,13 +171,8 @@ class Tandem(Front):
     """Our gateway, as it ships: token ids asked for, streams resumable."""
 
     async def start(self) -> None:
-        fleet = self.folder / "fleet"
-        (fleet / "workers").mkdir(parents=True)
-        spec = GatewaySpec(service="bench", served_names=("fake",), dialect="vllm-nixl-pull")
-        (self.folder / "gateway.json").write_text(spec.model_dump_json())
-        (fleet / "service.json").write_text(ServiceState(service="bench", active_generation="g1").model_dump_json())
-        for engine in self.engines:
-            record = WorkerRecord(
+        records = [
+            WorkerRecord(
                 name=engine.name,
                 service="bench",
                 pool=engine.role,
@@ -198,10 +185,11 @@ class Tandem(Front):
                 http_port=engine.port,
                 agent_port=engine.port,
             )
-            (fleet / "workers" / f"{engine.name}.json").write_text(record.model_dump_json())
-        command = [sys.executable, "-m", "tandem_worker", "gateway", "--spec", str(self.folder / "gateway.json")]
-        command += ["--fleet-dir", str(fleet), "--listen", f"{HOST}:{self.port}"]
-        self.spawn(command)
+            for engine in self.engines
+        ]
+        write_fleet(self.folder / "fleet", "g1", records)
+        spec = GatewaySpec(service="bench", served_names=("fake",), dialect="vllm-nixl-pull")
+        self.process = spawn(gateway_command(spec, self.folder / "fleet", f"{HOST}:{self.port}"), self.log)
 
     async def sees_all(self) -> bool:
         status, body = await get(self.port, "/fleet")
@@ -230,7 +218,7 @@ class Router(Front):
         command += ["--worker-startup-check-interval", "1"]
         for engine in self.engines:
             command += [f"--{engine.role}", f"http://{HOST}:{engine.port}"]
-        self.spawn(command)
+        self.process = spawn(command, self.log)
 
     async def sees_all(self) -> bool:
         status, body = await get(self.port, "/readiness")
