@@ -1,8 +1,8 @@
 """The gate of a stack, in Pulumi's words."""
 
-import pulumi
 import pytest
 
+import pulumi
 import pulumi_tandem as tandem
 from tests.builders import laptop_pair, llama_pair
 
