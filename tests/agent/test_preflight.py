@@ -54,7 +54,10 @@ CASES = [
     ),
     pytest.param({}, Facts(nixl_error="no plugin"), "NIXL: an agent could not be made: no plugin", id="nixl"),
     pytest.param(
-        {"model_path": "/models/m"}, Facts(model_error="holds no weights"), "model '/models/m': holds no weights", id="m"
+        {"model_path": "/models/m"},
+        Facts(model_error="holds no weights"),
+        "model '/models/m': holds no weights",
+        id="m",
     ),
     pytest.param(
         {}, Facts(ports_busy={"http 20000": "nginx listens there"}), "port http 20000: nginx listens there", id="port"
@@ -160,7 +163,7 @@ def test_gathers_facts_of_this_machine() -> None:
 def test_looks_at_nixl_only_where_kv_moves(tmp_path: Path) -> None:
     """An interpreter without nixl is a problem for a worker with a side channel, and for no other."""
     bare = tmp_path / "python"
-    bare.write_text(f"#!/bin/sh\nexec {sys.executable} -I -S \"$@\"\n")
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
     bare.chmod(0o755)
     command = Command((str(bare), "-m", "engine", "--kv-transfer-config", NIXL_CONFIG), {})
     http, agent, side_channel = free_ports(3)

@@ -32,7 +32,7 @@ class Agent:
         spec.write_text(worker_spec(**changes).model_dump_json())
         token.write_text(f"{TOKEN}\n")
         self.out, self.err = (folder / "out").open("w+"), (folder / "err").open("w+")
-        options = ["--name", "w0", "--address", "127.0.0.1", "--port", f"http={self.http}", "--port", f"agent={self.port}"]
+        options = ["--name=w0", "--address=127.0.0.1", f"--port=http={self.http}", f"--port=agent={self.port}"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tandem_worker", "agent", "--spec", spec, "--drain-token-file", token, *options],
             env={**os.environ, MARKER: self.instance},
@@ -180,9 +180,7 @@ def test_says_how_the_engine_died(start: Start) -> None:
     verdict = agent.verdict()
     assert verdict["exit"] == 67
     assert verdict["reason"] == "the engine was ended by SIGKILL while it was serving"
-    assert [json.loads(line)["role"] for line in verdict["engine_tail"]] == ["api", "core", "worker"] or len(
-        verdict["engine_tail"]
-    ) == 3
+    assert {json.loads(line)["role"] for line in verdict["engine_tail"]} == {"api", "core", "worker"}
     assert tree_members(agent.instance) == []
 
 

@@ -26,14 +26,21 @@ def hold_segment() -> mmap.mmap:
         return mmap.mmap(file.fileno(), 4096)
 
 
+def say(role: str) -> None:
+    """Tell the test who runs; one write, so that the lines of three processes do not mix."""
+    sys.stdout.write(json.dumps({"role": role, "pid": os.getpid()}) + "\n")
+    sys.stdout.flush()
+
+
 def run_part(role: str) -> None:
     """The core starts the worker; both then wait to be killed."""
-    os.setsid() if role == "worker" else None
+    if role == "worker":
+        os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     segment = hold_segment()
     if role == "core":
         start_part("worker")
-    print(json.dumps({"role": role, "pid": os.getpid()}), flush=True)
+    say(role)
     signal.pause()
     segment.close()
 
@@ -65,13 +72,13 @@ def run_api(port: int, stop: str) -> None:
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     if stop == "ignore":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print(json.dumps({"role": "api", "pid": os.getpid()}), flush=True)
+    say("api")
     server.serve_forever()
 
 
@@ -83,7 +90,7 @@ def main() -> None:
     parser.add_argument("--fail", action="store_true")
     options = parser.parse_args()
     if options.fail:
-        print("ValueError: no such model")
+        sys.stdout.write("ValueError: no such model\n")
         sys.exit(3)
     if options.role != "api":
         run_part(options.role)

@@ -16,18 +16,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     match words[:1]:
         case ["agent"]:
-            from tandem_worker.agent.main import main as agent_main
+            from tandem_worker.agent.main import main as agent_main  # noqa: PLC0415 - see above
 
             return agent_main(words[1:])
         case ["gateway"]:
-            from tandem_worker.gateway.main import main as gateway_main
+            from tandem_worker.gateway.main import main as gateway_main  # noqa: PLC0415 - see above
 
             return gateway_main(words[1:])
         case ["-h" | "--help"]:
-            print(USAGE)
+            sys.stdout.write(USAGE + "\n")
             return 0
         case _:
-            print(USAGE, file=sys.stderr)
+            sys.stderr.write(USAGE + "\n")
             return EXIT_USAGE
 
 

@@ -27,7 +27,7 @@ import psutil
 MARKER = "TANDEM_INSTANCE"
 """Environment variable that every process of a worker's tree carries; its value is unique per start."""
 
-SHM_DIR = Path("/dev/shm")
+SHM_DIR = Path("/dev/shm")  # noqa: S108 - where the kernel and glibc keep segments
 _INSTANCE = re.compile(r"[A-Za-z0-9._-]{4,64}")
 _MAPPED_INODE = re.compile(rb" (\d+) +" + re.escape(bytes(SHM_DIR)) + rb"/")
 
@@ -189,7 +189,8 @@ def _unlink_unmapped(segments: frozenset[Segment]) -> list[str]:
     removed: list[str] = []
     for segment in segments - in_use:
         with suppress(FileNotFoundError):
-            if os.stat(segment.path, follow_symlinks=False).st_ino == segment.inode:
-                os.unlink(segment.path)
+            path = Path(segment.path)
+            if path.lstat().st_ino == segment.inode:
+                path.unlink()
                 removed.append(segment.path)
     return removed

@@ -64,10 +64,10 @@ def set_progress_delay(bindings: ModuleType, delay_us: int) -> bool:
         )
         return False
 
-    def make_agent_with_delay(name: str, config: Any, *rest: Any, **named: Any) -> Any:
+    def make_agent_with_delay(name: str, config: Any) -> Any:  # noqa: ANN401 - nixl's own C++ types
         if config.useProgThread:
             config.pthrDelay = delay_us
-        return make_agent(name, config, *rest, **named)
+        return make_agent(name, config)
 
     setattr(bindings, "nixlAgent", make_agent_with_delay)  # noqa: B010 - a module has no such typed attribute
     log.info("nixl's progress thread sleeps %d us between rounds (%s)", delay_us, DELAY_VARIABLE)

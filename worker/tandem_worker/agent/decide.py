@@ -1,7 +1,7 @@
-"""The agent's decisions: (state, event, now_s) -> (state, actions); no clock, no processes, no sockets.
+r"""The agent's decisions: (state, event, now_s) -> (state, actions); no clock, no processes, no sockets.
 
     STARTING --healthy--> READY --drain--> DRAINING --idle or out of time--> STOPPING --> EXITED
-        \\------- start timeout, engine death: straight to EXITED, never a restart -------/
+        \------- start timeout, engine death: straight to EXITED, never a restart -------/
 
 Whoever calls this asks `next_deadline_s` when to send the next `Tick` at the latest. The platform
 restarts workers; this machine only says with which exit code and why.
@@ -34,6 +34,8 @@ class Exit(IntEnum):
 
 
 class Stage(Enum):
+    """Where a worker is in its life; it only ever goes forward."""
+
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
@@ -53,6 +55,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class State:
+    """Everything that a decision depends on besides the event and the time."""
+
     limits: Limits
     stage: Stage
     since_s: float

@@ -99,5 +99,6 @@ def _end(outcome: Outcome) -> int:
     """The last line on stderr tells a failure to whoever started the agent."""
     if outcome.exit is not Exit.DRAINED:
         last = {"exit": int(outcome.exit), "reason": outcome.reason, "engine_tail": outcome.engine_tail}
-        print(json.dumps(last), file=sys.stderr, flush=True)
+        sys.stderr.write(json.dumps(last) + "\n")
+        sys.stderr.flush()
     return int(outcome.exit)

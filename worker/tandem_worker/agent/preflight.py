@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tandem_worker.contract import WorkerSpec
+from tandem_worker.tree import SHM_DIR
 
 _SPARE = 0.98
 """Sizes are compared with 2 % of tolerance: kernels and drivers round and keep a little back."""
@@ -81,13 +82,14 @@ def _gpus(spec: WorkerSpec, facts: Facts) -> Iterator[Problem]:
             "GPUs",
             f"{len(facts.gpus)} visible{why}, the worker needs {spec.gpus}",
             "the engine fails while it starts",
-            "give the worker its GPUs (nvidia.com/gpu limit, CUDA_VISIBLE_DEVICES, container runtime) and check the driver",
+            "check the driver and what hides GPUs: nvidia.com/gpu limit, container runtime, CUDA_VISIBLE_DEVICES",
         )
     small = [gpu for gpu in facts.gpus[: spec.gpus] if gpu.memory_gib < spec.gpu_memory_gib * _SPARE]
     if small:
         yield Problem(
             "GPU memory",
-            f"{small[0].name} has {small[0].memory_gib:.1f} GiB, the worker was planned for {spec.gpu_memory_gib:.1f} GiB",
+            f"{small[0].name} has {small[0].memory_gib:.1f} GiB, "
+            f"the worker was planned for {spec.gpu_memory_gib:.1f} GiB",
             "the engine runs out of memory while it loads, or serves far fewer requests than planned",
             "put the worker on the GPU that the service declares",
         )
@@ -98,9 +100,10 @@ def _shared_memory(spec: WorkerSpec, facts: Facts) -> Iterator[Problem]:
         return
     free_gib = facts.shm_free_gib
     if free_gib is None or free_gib < spec.shm_gib * _SPARE:
+        short = f"{free_gib or 0.0:.2f} GiB free, the worker needs {spec.shm_gib:.2f}"
         yield Problem(
-            "/dev/shm",
-            "it does not exist" if free_gib is None else f"{free_gib:.2f} GiB free, the worker needs {spec.shm_gib:.2f}",
+            str(SHM_DIR),
+            "it does not exist" if free_gib is None else short,
             "the engine's processes die of SIGBUS when they exchange data",
             "mount a larger one (an emptyDir with `medium: Memory`, docker --shm-size) or remove what fills it",
         )
@@ -145,7 +148,7 @@ def _locked_memory(spec: WorkerSpec, facts: Facts) -> Iterator[Problem]:
         )
 
 
-def _nixl(spec: WorkerSpec, facts: Facts) -> Iterator[Problem]:
+def _nixl(_: WorkerSpec, facts: Facts) -> Iterator[Problem]:
     if facts.nixl_error is not None:
         yield Problem(
             "NIXL",

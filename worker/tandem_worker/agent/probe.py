@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
@@ -18,6 +18,7 @@ from tandem_worker.agent.preflight import Facts, Gpu
 from tandem_worker.agent.spec import Command, Place, ports_of
 from tandem_worker.agent.transport import kv_backends
 from tandem_worker.contract import WorkerSpec
+from tandem_worker.tree import SHM_DIR
 
 GIB: Final = 1024.0**3
 NIXL_TIMEOUT_S: Final = 60.0
@@ -98,7 +99,7 @@ def parse_gpus(table: str, visible: str | None) -> tuple[Gpu, ...]:
 
 def _shm_free_gib() -> float | None:
     try:
-        stat = os.statvfs("/dev/shm")
+        stat = os.statvfs(SHM_DIR)
     except OSError:
         return None
     return stat.f_bavail * stat.f_frsize / GIB
@@ -146,9 +147,16 @@ def _nixl_error(command: Command, environment: Mapping[str, str]) -> str | None:
         return None
     python = command.argv[0] if Path(command.argv[0]).name.startswith("python") else sys.executable
     question = [python, "-c", _MAKE_NIXL_AGENT, json.dumps(backends)]
-    run: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "check": False}
     try:
-        answer = subprocess.run(question, env=dict(environment), timeout=NIXL_TIMEOUT_S, **run)
+        answer = subprocess.run(
+            question,
+            env=dict(environment),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=NIXL_TIMEOUT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return f"it took longer than {NIXL_TIMEOUT_S:g} s"
     except OSError as error:

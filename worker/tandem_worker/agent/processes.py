@@ -39,6 +39,7 @@ class Engine:
 
     @property
     def pid(self) -> int:
+        """Of the main process, which is also its process group and session."""
         return self._process.pid
 
     @property
