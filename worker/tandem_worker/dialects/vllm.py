@@ -22,6 +22,16 @@ _ONE = msgspec.Raw(b"1")
 _FALSE = msgspec.Raw(b"false")
 _NOT_FOR_PREFILL = ("stream_options", "return_token_ids", "stream_interval", "thinking_token_budget")
 
+_SPLITS_UP: tuple[tuple[str, tuple[object, ...], str], ...] = (
+    ("n", (None, 1), "n"),
+    ("best_of", (None, 1), "best_of"),
+    ("use_beam_search", (None, False), "beam-search"),
+    ("echo", (None, False), "echo"),
+    ("prompt_logprobs", (None,), "prompt-logprobs"),
+    ("prompt_embeds", (None,), "prompt-embeds"),
+)
+"""Fields, the values at which a hand-off is safe, and what clients are told otherwise."""
+
 encode = msgspec.json.Encoder().encode
 
 
@@ -58,18 +68,9 @@ def why_whole(request: ClientRequest) -> str:
     becomes several inside the decode engine would read blocks that are no longer its own.
     """
     fields = request.fields
-    if value(fields, "n") not in (None, 1):
-        return "n"
-    if value(fields, "best_of") not in (None, 1):
-        return "best_of"
-    if value(fields, "use_beam_search") not in (None, False):
-        return "beam-search"
-    if value(fields, "echo") not in (None, False):
-        return "echo"
-    if value(fields, "prompt_logprobs") is not None:
-        return "prompt-logprobs"
-    if value(fields, "prompt_embeds") is not None:
-        return "prompt-embeds"
+    for name, plain, reason in _SPLITS_UP:
+        if name in fields and value(fields, name) not in plain:
+            return reason
     if request.endpoint == "completions" and _several_prompts(fields):
         return "several-prompts"
     if request.endpoint == "responses" and value(fields, "tools"):

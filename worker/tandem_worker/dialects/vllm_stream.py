@@ -1,5 +1,6 @@
-"""vLLM's streamed chunks with token ids: taking the ids out, and writing a continuation's chunks
-in the shape of the stream that it continues.
+"""vLLM's streamed chunks with token ids.
+
+The ids are taken out, and a continuation's chunks are written in the shape of the stream it continues.
 
 With `return_token_ids` every chunk ends with `"token_ids":[...]`, and the first one carries
 `"prompt_token_ids":[...]`. Both are found by searching bytes: inside a JSON string their quotes would

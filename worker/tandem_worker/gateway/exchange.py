@@ -8,9 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol, cast
-
-import msgspec
+from typing import TYPE_CHECKING, Protocol, cast
 
 from tandem_worker.dialects import vllm
 from tandem_worker.dialects.vllm_stream import IdRelay
@@ -24,6 +22,9 @@ from tandem_worker.gateway.resume import continuation, why_not
 from tandem_worker.gateway.silence import Limits, Silence, judge
 from tandem_worker.gateway.stream import EngineErrorEvent, GarbageEvent, OpaqueRelay, Relay
 from tandem_worker.gateway.upstream import Upstream, UpstreamError, Wire
+
+if TYPE_CHECKING:
+    import msgspec
 
 log = logging.getLogger("tandem.gateway")
 

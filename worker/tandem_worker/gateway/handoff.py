@@ -339,7 +339,7 @@ def _judge(status: int) -> Loss | None:
         return Loss.OVERLOADED
     if status >= 500:
         return Loss.ERROR
-    return None if 200 <= status < 300 or 400 <= status else Loss.GARBAGE
+    return None if 200 <= status < 300 or status >= 400 else Loss.GARBAGE
 
 
 def _lost(state: Exchange, event: Lost, now_s: float, fleet: Fleet) -> Step:

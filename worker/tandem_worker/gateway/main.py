@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import uvloop
-from aiohttp import web
 from pydantic import ValidationError
 
 from tandem_worker.contract import GatewaySpec
+from tandem_worker.gateway.drain import Drain, Leaving
 from tandem_worker.gateway.exchange import Shared
 from tandem_worker.gateway.fleet import Fleet
+from tandem_worker.gateway.listener import Listener
 from tandem_worker.gateway.metrics import Metrics
 from tandem_worker.gateway.server import TICK_S, Gateway, Keys, read_keys
 from tandem_worker.gateway.silence import Limits
@@ -23,6 +24,9 @@ from tandem_worker.gateway.upstream import Upstream
 from tandem_worker.gateway.watch import CONTRACTS_READ, FolderSource, Watcher
 
 EXIT_USAGE = 64
+DRAIN_POLL_S = 0.05
+LAST_WORDS_S = 1.0
+"""For the last bytes of finished answers to be taken."""
 log = logging.getLogger("tandem.gateway")
 
 
@@ -35,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         keys = read_keys(options.api_keys_file, options.proof_token_file)
         listener = _listener(options.listen, options.listen_fd)
     except (OSError, ValueError) as error:
-        print(f"tandem-worker gateway: {error}", file=sys.stderr)
+        sys.stderr.write(f"tandem-worker gateway: {error}\n")
         return EXIT_USAGE
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_until_signal(spec, keys, options.fleet_dir, listener))
@@ -102,14 +106,20 @@ async def serve(spec: GatewaySpec, keys: Keys, fleet_dir: Path, listener: socket
     gateway = Gateway(spec, shared, keys)
     watcher = Watcher(FolderSource(fleet_dir, spec.service), fleet, upstream, shared.fleet_changed.fire)
     watcher.refresh()
-    server = web.Server(gateway.handle, handler_cancellation=True, access_log=None)
+    server = Listener(gateway.handle)
     accepting = await loop.create_server(server, sock=listener, backlog=1024)
     chores = [asyncio.create_task(watcher.run()), asyncio.create_task(_tick(gateway))]
     log.info("serving %s on %s", spec.service, listener.getsockname())
     await stop.wait()
     gateway.draining = True
     accepting.close()
-    await server.shutdown(spec.drain_timeout_s)
+    server.pre_shutdown()  # connections end with their running request, unused ones at once
+    drain = Drain(loop.time(), spec.drain_timeout_s)
+    while (leaving := drain.look(gateway.under_way, loop.time())) is Leaving.WAIT:  # noqa: ASYNC110 - asked by the clock, too
+        await asyncio.sleep(DRAIN_POLL_S)
+    if leaving is Leaving.TIMED_OUT:
+        log.warning("leaving with %d requests unfinished after %g s", gateway.under_way, spec.drain_timeout_s)
+    await server.shutdown(LAST_WORDS_S)
     for chore in chores:
         chore.cancel()
     upstream.close()

@@ -57,7 +57,7 @@ class Metrics:
     """Everything that is counted; labels come from fixed sets, never from clients."""
 
     def __init__(self) -> None:
-        self.counts = dict.fromkeys(COUNTED, 0)
+        self.counts: dict[str, int] = dict.fromkeys(COUNTED, 0)
         self.ttft = Percentiles()
         self.tpot = Percentiles()
         self._registry = CollectorRegistry()

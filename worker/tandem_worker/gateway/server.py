@@ -26,6 +26,8 @@ log = logging.getLogger("tandem.gateway")
 JSON = "application/json"
 REQUEST_ID_CHARS_MAX = 128
 TICK_S = 0.1
+BODY_TIMEOUT_S = 60.0
+"""How long a client may take to send a request's body."""
 Answer = web.StreamResponse
 Handler = Callable[[web.BaseRequest, str], Awaitable[Answer]]
 
@@ -125,6 +127,11 @@ class Gateway:
             serving.look(now_s)
         self.shared.upstream.drop_idle()
 
+    @property
+    def under_way(self) -> int:
+        """Requests running and waiting."""
+        return len(self.running) + len(self.queue.waiting)
+
     # Who may enter.
 
     def _may_enter(self, request: web.BaseRequest) -> bool:
@@ -133,7 +140,8 @@ class Gateway:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         given = (key if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")).strip().encode()
         # Every key is compared, so that the time taken tells nothing about which one matched.
-        return any([hmac.compare_digest(given, known.encode()) for known in self.keys.api])
+        matches = [hmac.compare_digest(given, known.encode()) for known in self.keys.api]
+        return any(matches)
 
     def _has_proof(self, request: web.BaseRequest) -> bool:
         given = request.headers.get("x-tandem-proof")
@@ -276,7 +284,7 @@ class Gateway:
         if serving.outcome == "completed" and serving.times is not None:
             metrics.took(*serving.times)
 
-    async def _any_worker(self, request: web.BaseRequest, request_id: str) -> Answer:
+    async def _any_worker(self, request: web.BaseRequest, _request_id: str) -> Answer:
         read = await self._read(request)
         if isinstance(read, Refusal):
             return refused(read)
@@ -286,9 +294,10 @@ class Gateway:
             record = worker.record
             wire = None
             try:
-                async with asyncio.timeout(self.spec.prefill_timeout_s):
+                async with asyncio.timeout(self.spec.stall_timeout_s):
                     wire = await upstream.post(record.address, record.http_port, request.path, vllm.encode(read.fields))
                     status, body = await wire.headers(), await wire.read_all()
+                    content_type = wire.content_type or JSON
             except (UpstreamError, TimeoutError):
                 fleet.suspect(record.name, self.shared.now())
                 continue
@@ -296,7 +305,7 @@ class Gateway:
                 if wire is not None:
                     upstream.release(wire)
             if status < 500:
-                return web.Response(status=status, body=body, headers={"content-type": wire.content_type or JSON})
+                return web.Response(status=status, body=body, headers={"content-type": content_type})
         message = "no worker could answer; the request can be sent again"
         return refused(Refusal(503, "service_unavailable", "no_worker", message, retry_after_s=2))
 
@@ -305,14 +314,20 @@ class Gateway:
         too_large = invalid(f"the request body is larger than {limit} bytes", status=413)
         if request.content_length is not None and request.content_length > limit:
             return too_large
+        if request.headers.get("expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
         body = bytearray()
         try:
-            async for part in request.content.iter_any():
-                body += part
-                if len(body) > limit:
-                    return too_large
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                async for part in request.content.iter_any():
+                    body += part
+                    if len(body) > limit:
+                        return too_large
         except web.RequestPayloadError as error:
             return invalid(f"the request body could not be read: {error}")
+        except TimeoutError:
+            return invalid(f"the request body did not come within {BODY_TIMEOUT_S:g} s", status=408)
         return read_request(request.path, bytes(body), self.spec.served_names)
 
     def _terms(self, request: web.BaseRequest, read: ClientRequest) -> Terms | Refusal:
@@ -342,8 +357,6 @@ class Gateway:
 
     async def _enter(self, sequence: int, terms: Terms) -> Refusal | None:
         """Wait for a place in the service; returns why there is none."""
-        if self.draining:
-            return Refusal(503, "service_unavailable", "draining", "this gateway is going away", retry_after_s=1)
         verdict = self.queue.arrive(sequence, privileged=terms.pinned is not None or terms.generation is not None)
         if verdict is Admission.RUN:
             return None

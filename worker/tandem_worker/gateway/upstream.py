@@ -58,9 +58,11 @@ class Wire(asyncio.Protocol):
     # What the transport reports.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is up."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        """Bytes of the answer."""
         self.heard_s = self._loop.time()
         self.touched = True
         if not self.headers_done:
@@ -75,6 +77,7 @@ class Wire(asyncio.Protocol):
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone; fatal unless the answer was whole."""
         self._transport = None
         if not self.complete and self.failure is None:
             self.failure = UpstreamError(Loss.RESET, str(exc) if exc else "the connection was closed before its end")
@@ -83,14 +86,17 @@ class Wire(asyncio.Protocol):
     # What the parser reports.
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
         if name.lower() == b"content-type":
             self.content_type = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
+        """The headers are whole; those of a 1xx answer do not count."""
         self.status = self._parser.get_status_code()
         self.headers_done = self.status >= 200
 
     def on_body(self, body: bytes) -> None:
+        """A part of the body."""
         self._chunks.append(body)
         self._buffered += len(body)
         if self._buffered > BUFFER_BYTES_MAX and not self._paused and self._transport is not None:
@@ -98,6 +104,7 @@ class Wire(asyncio.Protocol):
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
+        """The answer is whole."""
         if self.headers_done:
             self.complete = True
             self._reusable = self._parser.should_keep_alive()
