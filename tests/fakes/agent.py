@@ -107,9 +107,10 @@ class FakeFleet:
     async def start(self) -> None:
         """Starts the workers, writes their records and makes the generation active."""
         (self.folder / "workers").mkdir(parents=True, exist_ok=True)
-        for phase, count in (("prefill", self.prefill), ("decode", self.decode)):
-            for i in range(count):
-                await self.add(f"{phase}-{i}", phase, self.generation)
+        for i in range(self.prefill):
+            await self.add(f"prefill-{i}", "prefill", self.generation)
+        for i in range(self.decode):
+            await self.add(f"decode-{i}", "decode", self.generation)
         self.activate(self.generation)
 
     async def stop(self) -> None:
