@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Literal
 
+PART_LEAST = 3
+"""Shortest name that is taken for the beginning of another."""
+
 Severity = Literal["error", "warning"]
 """`error` stops a preview; `warning` is shown and lets it go on."""
 
@@ -67,9 +70,15 @@ def render_finding(finding: Finding) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` most likely stands for; None when nothing is near."""
+    """The known name that `name` most likely stands for; None when nothing is near.
+
+    A name that only says more or less than a known one (`H100-80GB` for `H100`) goes before one that is spelt
+    alike (`A100-80GB`).
+    """
     by_lower = {each.lower(): each for each in known}
-    found = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    given = name.lower()
+    part = [each for each in by_lower if min(len(each), len(given)) >= PART_LEAST and _is_part(each, given)]
+    found = sorted(part, key=lambda each: -len(each))[:1] or get_close_matches(given, by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None
 
 
@@ -79,6 +88,10 @@ def _body(finding: Finding) -> list[str]:
         f"  fix: {finding.fix}",
         f"  source: {finding.source}",
     ]
+
+
+def _is_part(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
 
 
 def _count(findings: list[Finding]) -> str:
