@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,10 +41,15 @@ class Door:
     async def until_ready(self, *names: str) -> None:
         """Wait until these workers (all, when none is named) take requests."""
         wanted = set(names or self.fleet.workers)
-        while True:
-            view = await self.fleet_view()
-            if wanted <= {worker["name"] for worker in view["workers"] if worker["ready"]}:
-                return
+        await self.until_view(lambda view: wanted <= {worker["name"] for worker in view["workers"] if worker["ready"]})
+
+    async def until_idle(self) -> None:
+        """Wait until no request is under way."""
+        await self.until_view(lambda view: not view["queue"]["running"] + view["queue"]["waiting"])
+
+    async def until_view(self, holds: Callable[[dict[str, Any]], bool]) -> None:
+        """Wait until `/fleet` shows what is wanted."""
+        while not holds(await self.fleet_view()):  # noqa: ASYNC110 - asked over HTTP, as operators do
             await asyncio.sleep(0.01)
 
     async def post(self, path: str, body: object, **headers: str) -> tuple[int, dict[str, str], Any]:
@@ -60,6 +65,12 @@ class Door:
             text = (await answer.read()).decode()
             assert answer.status == 200, text
             return {k.lower(): v for k, v in answer.headers.items()}, parse_events(text)
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    while not holds():  # noqa: ASYNC110 - a fake has no event for everything a test may wait for
+        await asyncio.sleep(0.005)
 
 
 def parse_events(text: str) -> list[Any]:

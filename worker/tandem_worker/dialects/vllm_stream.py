@@ -10,9 +10,9 @@ Source: vLLM 0.32.0, entrypoints/openai/{chat_completion,completion}/serving.py.
 
 import msgspec
 
-from tandem_worker.gateway.handoff import Offer
+from tandem_worker.gateway.handoff import Loss, Offer
 from tandem_worker.gateway.resume import History
-from tandem_worker.gateway.stream import DONE, ERROR, FINISHED, EngineErrorEvent, GarbageEvent
+from tandem_worker.gateway.stream import DONE, ERROR, FINISHED
 
 _IDS = b'"token_ids":['
 _PROMPT_IDS = b'"prompt_token_ids":['
@@ -44,12 +44,21 @@ class _Chunk(msgspec.Struct):
 _CHUNK = msgspec.json.Decoder(_Chunk)
 
 
+class _Bad(Exception):
+    """An event that ends the stream: the engine's error, or garbage."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__(loss.value)
+        self.loss = loss
+
+
 class IdRelay:
     """Relays one stream whose engine was asked for token ids, over as many engines as it takes."""
 
     def __init__(self, *, chat: bool, tokens_max: int, usage_asked: bool) -> None:
         self.history = History(tokens_max)
         self.tokens = 0
+        self.failure: Loss | None = None
         self._chat = chat
         self._usage_asked = usage_asked
         self._usage_sent = False
@@ -65,18 +74,23 @@ class IdRelay:
         """Tokens that the client had when the running continuation began."""
 
     def feed(self, data: bytes) -> bytes:
-        """The client's bytes. Raises: EngineErrorEvent, GarbageEvent."""
+        """The client's bytes: all that are good, up to a failure."""
         data = self._rest + data if self._rest else data
         *events, self._rest = data.split(_END)
-        if len(self._rest) > EVENT_BYTES_MAX:
-            raise GarbageEvent("an event has no end")
-        out = self._event(events[0]) if len(events) == 1 else b"".join([self._event(event) for event in events])
+        out: list[bytes] = []
+        try:
+            for event in events:  # one by one: what came before a bad one still counts
+                out.append(self._event(event))  # noqa: PERF401
+            if len(self._rest) > EVENT_BYTES_MAX:
+                self.failure = Loss.GARBAGE
+        except _Bad as bad:
+            self.failure = bad.loss
         if not self._held:
-            return out
+            return out[0] if len(out) == 1 else b"".join(out)
         if not self.tokens and not self._done:
             return b""  # Only the role has come; while the client has nothing, a retry is invisible.
         held, self._held = self._held, b""
-        return held + out
+        return held + b"".join(out)
 
     def offer(self) -> Offer:
         """What can become of the stream if the engine is gone now."""
@@ -97,6 +111,7 @@ class IdRelay:
     def continue_elsewhere(self) -> None:
         """The engine is gone; what comes next are the chunks of a continuation of `history`."""
         self._rest = b""
+        self.failure = None
         self.history.drop_pending()
         self._continued = True
         self._before = self.history.output_count
@@ -108,7 +123,7 @@ class IdRelay:
         end = event.find(b"]", start)
         ids = event[start + len(_IDS) : end]
         if not (event.startswith(_EVENT) and event.endswith(b"}") and (ids.isdigit() or _are_ids(ids))):
-            raise GarbageEvent("a chunk is not as vLLM writes it")
+            raise _Bad(Loss.GARBAGE)
         event = b"%bnull%b" % (event[: start + len(_IDS) - 1], event[end + 1 :])
         if not self._head or self._continued:
             event = self._take_prompt(event)
@@ -133,7 +148,7 @@ class IdRelay:
         if event.startswith(DONE):
             self._done = True
         elif event.startswith(ERROR):
-            raise EngineErrorEvent
+            raise _Bad(Loss.ERROR)
         elif event.startswith(b":"):
             pass
         elif _NO_CHOICES in event:
@@ -145,7 +160,7 @@ class IdRelay:
             self._held = event + _END
             return b""
         elif not event.startswith(_EVENT) or _CHOICES not in event:
-            raise GarbageEvent("an event is not as vLLM writes it")
+            raise _Bad(Loss.GARBAGE)
         else:
             self.history.close("no-ids")
             self._finished = self._finished or FINISHED in event
@@ -163,7 +178,7 @@ class IdRelay:
         end = event.find(b"]", start)
         ids = event[start + len(_PROMPT_IDS) : end]
         if not _are_ids(ids):
-            raise GarbageEvent("the prompt's ids are not as vLLM writes them")
+            raise _Bad(Loss.GARBAGE)
         if not self._continued:
             self.history.begin(ids)
         return b"%bnull%b" % (event[: start + len(_PROMPT_IDS) - 1], event[end + 1 :])
@@ -173,7 +188,7 @@ class IdRelay:
         try:
             chunk = _CHUNK.decode(event.removeprefix(b"data: "))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise GarbageEvent("a continuation's chunk is not as vLLM writes it") from error
+            raise _Bad(Loss.GARBAGE) from error
         parts = [self._head]
         if chunk.choices:
             parts.append(self._choice(chunk.choices[0]))

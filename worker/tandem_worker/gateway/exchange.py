@@ -20,7 +20,7 @@ from tandem_worker.gateway.metrics import Metrics
 from tandem_worker.gateway.request import ClientRequest, value
 from tandem_worker.gateway.resume import continuation, why_not
 from tandem_worker.gateway.silence import Limits, Silence, judge
-from tandem_worker.gateway.stream import EngineErrorEvent, GarbageEvent, OpaqueRelay, Relay
+from tandem_worker.gateway.stream import OpaqueRelay, Relay
 from tandem_worker.gateway.upstream import Upstream, UpstreamError, Wire
 
 if TYPE_CHECKING:
@@ -171,6 +171,9 @@ class Serving:
         if isinstance(event, handoff.Lost) and at is not None:
             self._shared.metrics.lost(at[1], event.loss.value)
         self.state, actions = handoff.step(self.state, event, self._shared.now(), self._shared.fleet)
+        for action in actions:
+            if isinstance(action, handoff.Tally):
+                self._shared.metrics.count(action.what)
         return actions
 
     async def _act(self, actions: tuple[handoff.Action, ...]) -> handoff.Event | None:
@@ -179,7 +182,7 @@ class Serving:
         for action in actions:
             match action:
                 case handoff.Tally():
-                    self._shared.metrics.count(action.what)
+                    pass  # counted when it was decided
                 case handoff.Park():
                     event = await self._park(action.until_s)
                 case handoff.RunPrefill():
@@ -285,21 +288,17 @@ class Serving:
     async def _stream(self, wire: Wire) -> handoff.Event:
         relay, client, now = self._relay, self._client, self._shared.now
         while data := await wire.read():
-            try:
-                out = relay.feed(data)
-            except EngineErrorEvent as error:
-                raise UpstreamError(Loss.ERROR, "the engine ended the stream with an error") from error
-            except GarbageEvent as error:
-                raise UpstreamError(Loss.GARBAGE, str(error)) from error
-            if not out:
-                continue
-            self._last_s = now()
-            if not self.state.sent:
-                if self._first_s is None:
-                    self._first_s = self._last_s
-                await client.begin(self._headers())
-                self._step(handoff.Sent())
-            await client.write(out)
+            out = relay.feed(data)
+            if out:
+                self._last_s = now()
+                if not self.state.sent:
+                    if self._first_s is None:
+                        self._first_s = self._last_s
+                    await client.begin(self._headers())
+                    self._step(handoff.Sent())
+                await client.write(out)
+            if relay.failure is not None:
+                raise UpstreamError(relay.failure, "the stream ended with an error, or with what is no event")
         if relay.offer() is not handoff.Offer.COMPLETE:
             raise UpstreamError(Loss.RESET, "the stream ended before its end mark")
         self._drop_wire()

@@ -5,7 +5,7 @@ Pure: bytes of an engine in, bytes for the client out.
 
 from typing import Protocol
 
-from tandem_worker.gateway.handoff import Offer
+from tandem_worker.gateway.handoff import Loss, Offer
 
 DONE = b"data: [DONE]"
 ERROR = b'data: {"error"'
@@ -16,22 +16,16 @@ SEAM_BYTES = 24
 """More than any of the marks is long: what is looked at again when they may lie across two reads."""
 
 
-class EngineErrorEvent(Exception):
-    """The engine ended the stream with an error event of its own."""
-
-
-class GarbageEvent(Exception):
-    """What came is no event of the engine's stream."""
-
-
 class Relay(Protocol):
     """What turns an engine's stream into the client's."""
 
     tokens: int
     """Tokens (or events, where nothing better is known) that have passed."""
+    failure: Loss | None
+    """ERROR when the engine ended the stream with an error event, GARBAGE when what came is no event of it."""
 
     def feed(self, data: bytes) -> bytes:
-        """The client's bytes for the engine's. Raises: EngineErrorEvent, GarbageEvent."""
+        """The client's bytes for the engine's: all that are good, up to a failure."""
         ...
 
     def offer(self) -> Offer:
@@ -59,7 +53,9 @@ class OpaqueRelay:
         self._held = b""
         self._seam = b""
         self._done = False
+        self._begun = False
         self.tokens = 0
+        self.failure: Loss | None = None
 
     def feed(self, data: bytes) -> bytes:
         """The same bytes; looks for the end and for an error of the engine."""
@@ -67,8 +63,11 @@ class OpaqueRelay:
         if not self._marked:
             return data
         seen = self._seam + data
-        if ERROR in seen:
-            raise EngineErrorEvent
+        error_at = seen.find(ERROR)
+        if error_at >= 0:
+            self.failure = Loss.ERROR
+            # Held or in one piece with the error: the client has nothing yet, and need not get this.
+            return data[: max(0, error_at - len(self._seam))] if self._begun else b""
         self._done = self._done or DONE in seen
         # A mark wholly inside the seam was counted before.
         self._choices_left -= seen.count(FINISHED) - self._seam.count(FINISHED)
@@ -79,6 +78,7 @@ class OpaqueRelay:
         if self._held.count(b"\n\n") < self._hold_events and not self._done:
             return b""
         self._hold_events, held, self._held = 0, self._held, b""
+        self._begun = True
         return held
 
     def offer(self) -> Offer:
