@@ -5,6 +5,7 @@ Source: vllm 0.32 `distributed/kv_transfer/kv_connector/v1/nixl/stats.py` (`vllm
 With several engine cores behind one API server every series comes once per `engine`: they add up.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -66,6 +67,8 @@ def read_metrics(text: str) -> EngineNumbers:
     by_source: dict[str, int] = {}
     for family in text_string_to_metric_families(wanted):
         for sample in family.samples:
+            if not math.isfinite(sample.value):
+                raise ValueError(f"{sample.name} is {sample.value}, which no count or gauge of an engine is")
             totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
             if sample.name == _PROMPT_BY_SOURCE:
                 source = sample.labels.get("source", "")
