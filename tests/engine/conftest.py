@@ -24,7 +24,8 @@ COMMAND_TIMEOUT_S = 120.0
 class Project:
     """A Pulumi project of its own in an empty folder, with its own backend."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], stack: str = "test") -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], stack: str, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
         self.folder = folder
         self.environment = environment
         self.stack = stack
@@ -37,9 +38,15 @@ class Project:
     def run(self, *argv: str, **declaration: Any) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; output is captured, stderr merged."""
         return subprocess.run(
-            self.command(*argv, **declaration), cwd=self.folder, env=self.environment, text=True, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=COMMAND_TIMEOUT_S,
-        )  # fmt: skip
+            self.command(*argv, **declaration),
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=self.timeout_s,
+        )
 
     def up(self, **declaration: Any) -> subprocess.CompletedProcess[str]:
         return self.run("tandem", "up", "--stack", self.stack, **declaration)
@@ -61,7 +68,7 @@ class Project:
         return {process["name"] for process in self.status()["processes"] if process["alive"]}
 
 
-def make_project(folder: Path, runtime: Path, **environment: str) -> Project:
+def make_project(folder: Path, runtime: Path, *, timeout_s: float = COMMAND_TIMEOUT_S, **environment: str) -> Project:
     """An empty project that brings the test's service up."""
     folder.mkdir()
     for file in PROGRAM.iterdir():
@@ -81,7 +88,7 @@ def make_project(folder: Path, runtime: Path, **environment: str) -> Project:
         **environment,
     }
     settings.pop("PULUMI_CONFIG_PASSPHRASE_FILE", None)
-    return Project(folder, settings)
+    return Project(folder, settings, "test", timeout_s)
 
 
 def fake_engines() -> dict[str, str]:

@@ -32,20 +32,12 @@ def main() -> None:
 def serve_agent(spec: dict, flags: dict[str, list[str]]) -> None:
     behaviour = spec["env"].get("FAKE", "")
     if behaviour == "dies":
-        print("ValueError: No available memory for the cache blocks")
-        print(
-            json.dumps(
-                {
-                    "exit": 66,
-                    "reason": "the engine ended while starting",
-                    "engine_tail": [],
-                }
-            ),
-            file=sys.stderr,
-        )
+        sys.stdout.write("ValueError: No available memory for the cache blocks\n")
+        last_words = {"exit": 66, "reason": "the engine ended while starting", "engine_tail": []}
+        sys.stderr.write(json.dumps(last_words) + "\n")
         sys.exit(66)
     if behaviour == "leaves-child":
-        ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+        ignore = "from signal import *; import time; signal(SIGTERM, SIG_IGN); print('up', flush=True); time.sleep(600)"
         child = subprocess.Popen(
             [sys.executable, "-c", ignore],
             start_new_session=True,
@@ -58,11 +50,7 @@ def serve_agent(spec: dict, flags: dict[str, list[str]]) -> None:
     def answer(_path: str) -> tuple[int, object]:
         return (503 if behaviour == "never-ready" else 200), {}
 
-    serve(
-        ThreadingHTTPServer(
-            (flags["--address"][0], int(ports["agent"])), handler(answer)
-        )
-    )
+    serve(ThreadingHTTPServer((flags["--address"][0], int(ports["agent"])), handler(answer)))
 
 
 def serve_gateway(flags: dict[str, list[str]]) -> None:
@@ -72,19 +60,11 @@ def serve_gateway(flags: dict[str, list[str]]) -> None:
         if path == "/live":
             return 200, {"instance": os.environ["TANDEM_INSTANCE"]}
         state = fleet / "service.json"
-        active = (
-            json.loads(state.read_text())["active_generation"]
-            if state.exists()
-            else None
-        )
-        workers = [
-            {"name": record.stem} for record in (fleet / "workers").glob("[!.]*.json")
-        ]
+        active = json.loads(state.read_text())["active_generation"] if state.exists() else None
+        workers = [{"name": record.stem} for record in (fleet / "workers").glob("[!.]*.json")]
         return 200, {"active_generation": active, "workers": workers}
 
-    server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), handler(answer), bind_and_activate=False
-    )
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(answer), bind_and_activate=False)
     server.socket = socket.socket(fileno=int(flags["--listen-fd"][0]))
     serve(server)
 
@@ -106,7 +86,8 @@ def handler(answer):
 
 
 def serve(server: ThreadingHTTPServer) -> None:
-    print("serving", flush=True)
+    sys.stdout.write("serving\n")
+    sys.stdout.flush()
     server.serve_forever()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+
 from pulumi_tandem.local.client import SupervisorError, call
 from pulumi_tandem.local.paths import StackPaths
 from tandem_worker.contract import GatewaySpec, Port, WorkerSpec
@@ -30,9 +31,7 @@ class Stack:
     def call(self, verb: str, **arguments: Any) -> Any:
         return call(self.folder, verb, on_progress=self.progress.append, **arguments)
 
-    def start(
-        self, name: str = "chat-decode-aaaa0000-0", **changes: Any
-    ) -> dict[str, Any]:
+    def start(self, name: str = "chat-decode-aaaa0000-0", **changes: Any) -> dict[str, Any]:
         return self.call(
             "start_worker",
             name=name,
@@ -48,15 +47,11 @@ class Stack:
             drain_timeout_s=2,
             **changes,
         )
-        return self.call(
-            "start_gateway", name="chat-gateway", spec=gateway.model_dump(mode="json"), python=FAKE,
-            address="127.0.0.1", port=0, api_keys_file="",
-        )  # fmt: skip
+        entry = {"name": "chat-gateway", "service": "chat", "spec": gateway.model_dump(mode="json"), "python": FAKE}
+        return self.call("start_gateway", entry=entry)
 
     def processes(self) -> dict[str, dict[str, Any]]:
-        return {
-            process["name"]: process for process in self.call("status")["processes"]
-        }
+        return {process["name"]: process for process in self.call("status")["processes"]}
 
 
 def spec(
@@ -68,11 +63,24 @@ def spec(
 ) -> WorkerSpec:
     phase = "prefill" if pool == "prefill" else "decode"
     values: dict[str, Any] = {
-        "service": "chat", "pool": pool, "phase": phase, "phases": (phase,), "dialect": "vllm-nixl-pull", "engine": "fake 1",
-        "generation": generation, "pair_key": "k", "argv": ("python",), "env": {"FAKE": fake}, "served_names": ("m",),
-        "ports": (Port(name="http"), Port(name="agent"), Port(name="transfer", count=8)), "factors": {},
-        "start_timeout_s": 10, "settle_s": 0, "drain_timeout_s": 2, "stop_timeout_s": 2,
-    }  # fmt: skip
+        "service": "chat",
+        "pool": pool,
+        "phase": phase,
+        "phases": (phase,),
+        "dialect": "vllm-nixl-pull",
+        "engine": "fake 1",
+        "generation": generation,
+        "pair_key": "k",
+        "argv": ("python",),
+        "env": {"FAKE": fake},
+        "served_names": ("m",),
+        "ports": (Port(name="http"), Port(name="agent"), Port(name="transfer", count=8)),
+        "factors": {},
+        "start_timeout_s": 10,
+        "settle_s": 0,
+        "drain_timeout_s": 2,
+        "stop_timeout_s": 2,
+    }
     return WorkerSpec.model_validate(values | changes)
 
 
@@ -116,11 +124,7 @@ def test_starts_a_worker_and_puts_it_into_the_fleet(stack: Stack) -> None:
     """A started worker is ready, has its ports, and stands in the fleet folder."""
     worker = stack.start()
 
-    record = json.loads(
-        (
-            stack.paths.fleet("chat") / "workers" / "chat-decode-aaaa0000-0.json"
-        ).read_text()
-    )
+    record = json.loads((stack.paths.fleet("chat") / "workers" / "chat-decode-aaaa0000-0.json").read_text())
     assert worker["alive"]
     assert record["http_port"] == worker["ports"]["http"]
     assert accepts(worker["agent_url"])
@@ -169,11 +173,7 @@ def test_a_dead_worker_comes_back_on_the_same_ports(stack: Stack) -> None:
     os.kill(before["pid"], signal.SIGKILL)
 
     after = until(
-        lambda: (
-            (p := stack.processes()["chat-decode-aaaa0000-0"])["pid"] != before["pid"]
-            and p["alive"]
-            and p
-        )
+        lambda: (p := stack.processes()["chat-decode-aaaa0000-0"])["pid"] != before["pid"] and p["alive"] and p
     )
 
     assert after["ports"] == before["ports"]
@@ -216,13 +216,7 @@ def test_a_worker_that_dies_without_a_supervisor_is_started_by_the_next(
     os.kill(stack.call("ping")["pid"], signal.SIGKILL)
     os.kill(worker["pid"], signal.SIGKILL)
 
-    until(
-        lambda: (
-            (p := stack.processes().get(worker["name"]))
-            and p["alive"]
-            and p["pid"] != worker["pid"]
-        )
-    )
+    until(lambda: (p := stack.processes().get(worker["name"])) and p["alive"] and p["pid"] != worker["pid"])
 
     assert marked(worker["instance"]) == []
 
@@ -243,13 +237,7 @@ def test_a_killed_gateway_comes_back_on_its_port(stack: Stack) -> None:
     first = stack.gateway()
     os.kill(first["pid"], signal.SIGKILL)
 
-    after = until(
-        lambda: (
-            (p := stack.processes()["chat-gateway"])["pid"] != first["pid"]
-            and p["alive"]
-            and p
-        )
-    )
+    after = until(lambda: (p := stack.processes()["chat-gateway"])["pid"] != first["pid"] and p["alive"] and p)
 
     assert after["url"] == first["url"]
 
@@ -298,7 +286,7 @@ def test_a_halted_generation_can_be_started_again(stack: Stack) -> None:
     stack.call("halt", service="chat", generation="aaaa0000")
     assert not stack.processes()[worker["name"]]["alive"]
 
-    (again,) = stack.call("ensure", service="chat", names=[worker["name"]])
+    (again,) = stack.call("ensure", names=[worker["name"]])
 
     assert again["alive"]
     assert again["pid"] != worker["pid"]

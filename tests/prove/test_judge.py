@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+
 from pulumi_tandem.lower import ProofSpec
 from pulumi_tandem.prove.judge import Answer, KvCounters, Measurement, judge
 from pulumi_tandem.prove.plan import Candidate, Probe
@@ -13,9 +14,16 @@ DECODE = Candidate("chat-decode-g-0", "decode", ("prefill", "decode"), "http://d
 PROBE = Probe(PREFILL, DECODE, "?", "question")
 LONG = Probe(PREFILL, DECODE, "? ? ?", "long")
 ANSWER = Answer(
-    text="Paris is.", tokens=("Paris", " is", "."), gaps_nats=(3.0, 0.1, 3.0), prompt_tokens=40, ttft_ms=300.0, tpot_ms=40.0,
-    path="disaggregated", prefill=PREFILL.name, decode=DECODE.name,
-)  # fmt: skip
+    text="Paris is.",
+    tokens=("Paris", " is", "."),
+    gaps_nats=(3.0, 0.1, 3.0),
+    prompt_tokens=40,
+    ttft_ms=300.0,
+    tpot_ms=40.0,
+    path="disaggregated",
+    prefill=PREFILL.name,
+    decode=DECODE.name,
+)
 MOVED = KvCounters(transfers=1, bytes=1_000_000, seconds=0.01)
 GOOD = Measurement(PROBE, ANSWER, ANSWER, MOVED, "tcp")
 

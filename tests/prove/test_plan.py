@@ -2,13 +2,15 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pulumi_tandem.prove.plan import Candidate, plan_probes
+from tandem_worker.contract import Phase
 
-BOTH = ("prefill", "decode")
+BOTH: tuple[Phase, ...] = ("prefill", "decode")
 
 
-def pool(phase: str, count: int, phases: tuple[str, ...]) -> tuple[Candidate, ...]:
-    return tuple(Candidate(f"{phase}-{i}", phase, phases, f"http://agent/{phase}/{i}") for i in range(count))  # type: ignore[arg-type]
+def pool(phase: Phase, count: int, phases: tuple[Phase, ...]) -> tuple[Candidate, ...]:
+    return tuple(Candidate(f"{phase}-{i}", phase, phases, f"http://{phase}-{i}") for i in range(count))
 
 
 @given(prefill=st.integers(1, 5), decode=st.integers(1, 5), flexible=st.booleans())

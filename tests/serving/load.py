@@ -105,9 +105,7 @@ async def ask(client: httpx.AsyncClient, kind: Kind) -> Outcome:
         if not kind.streams:
             response = await client.post(kind.path, json=kind.body)
             if response.status_code != 200:
-                return Outcome(
-                    kind, failure=f"{response.status_code}: {response.text[:200]}"
-                )
+                return Outcome(kind, failure=f"{response.status_code}: {response.text[:200]}")
             return Outcome(kind, _whole(response.json()))
         async with client.stream("POST", kind.path, json=kind.body) as response:
             if response.status_code != 200:
@@ -139,15 +137,9 @@ async def _streamed(lines: AsyncIterator[str]) -> Answer:
             chunk = json.loads(line.removeprefix("data: "))
             if "error" in chunk:
                 raise ValueError(f"error event: {chunk['error']}")
-            assert "token_ids" not in line, (
-                "ids that the client did not ask for reached it"
-            )
+            assert "token_ids" not in line, "ids that the client did not ask for reached it"
             for choice in chunk["choices"]:
-                text += (
-                    choice["text"]
-                    if "text" in choice
-                    else choice["delta"].get("content")
-                ) or ""
+                text += (choice["text"] if "text" in choice else choice["delta"].get("content")) or ""
                 finish = choice.get("finish_reason") or finish
             if chunk.get("usage"):
                 usage = (
@@ -178,12 +170,11 @@ class Load:
         self.outcomes: list[Outcome] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._answered = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
         turns = itertools.cycle(self.kinds)
-        self._tasks = [
-            asyncio.create_task(self._keep_asking(turns)) for _ in range(self.clients)
-        ]
+        self._tasks = [asyncio.create_task(self._keep_asking(turns)) for _ in range(self.clients)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -191,24 +182,23 @@ class Load:
         await asyncio.gather(*self._tasks)
 
     async def _keep_asking(self, turns: Any) -> None:
-        async with httpx.AsyncClient(
-            base_url=self.url, timeout=REQUEST_TIMEOUT_S
-        ) as client:
+        async with httpx.AsyncClient(base_url=self.url, timeout=REQUEST_TIMEOUT_S) as client:
             while not self._stopping:
-                self.outcomes.append(await ask(client, next(turns)))
+                outcome = await ask(client, next(turns))
+                async with self._answered:
+                    self.outcomes.append(outcome)
+                    self._answered.notify_all()
 
     async def answered(self, count: int) -> None:
         """Wait until `count` more requests have come back, whatever became of them."""
         wanted = len(self.outcomes) + count
-        while len(self.outcomes) < wanted:
-            await asyncio.sleep(0.05)
+        async with self._answered:
+            await self._answered.wait_for(lambda: len(self.outcomes) >= wanted)
 
     @property
     def failures(self) -> list[str]:
         """Every request that did not get the undisturbed answer, in words."""
-        failed = [
-            f"{o.kind.name}: {o.failure}" for o in self.outcomes if o.answer is None
-        ]
+        failed = [f"{o.kind.name}: {o.failure}" for o in self.outcomes if o.answer is None]
         wrong = [
             f"{o.kind.name}: {o.answer} instead of {self.expected[o.kind.name]}"
             for o in self.outcomes
@@ -218,11 +208,7 @@ class Load:
 
     def summary(self) -> dict[str, int]:
         """How many of each kind were answered."""
-        return dict(
-            collections.Counter(
-                outcome.kind.name for outcome in self.outcomes if outcome.answer
-            )
-        )
+        return dict(collections.Counter(outcome.kind.name for outcome in self.outcomes if outcome.answer))
 
 
 async def undisturbed(url: str, max_tokens: int = 32) -> dict[str, Answer]:
@@ -238,12 +224,8 @@ async def undisturbed(url: str, max_tokens: int = 32) -> dict[str, Answer]:
 
 
 @contextlib.asynccontextmanager
-async def steady(
-    url: str, expected: dict[str, Answer], **options: Any
-) -> AsyncIterator[Load]:
+async def steady(url: str, expected: dict[str, Answer], **options: Any) -> AsyncIterator[Load]:
     """A load that must have come through without one failure when the block ends."""
     async with Load(url, expected, **options) as load:
         yield load
-    assert load.failures == [], (
-        f"{len(load.failures)} of {len(load.outcomes)} requests failed"
-    )
+    assert load.failures == [], f"{len(load.failures)} of {len(load.outcomes)} requests failed"

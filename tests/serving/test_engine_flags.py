@@ -25,8 +25,10 @@ def parsed() -> dict[str, list[dict[str, Any]]]:
     run = subprocess.run(
         [os.environ["TANDEM_ENGINE_PYTHON"], str(PARSE)],
         input=json.dumps([words for _, words in workers]),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     understood: dict[str, list[dict[str, Any]]] = {}
     for (name, _), values in zip(workers, json.loads(run.stdout), strict=True):
@@ -41,9 +43,16 @@ def test_the_engine_understands_every_flag(parsed: dict[str, list[dict[str, Any]
 def test_the_engine_understands_a_pair_as_it_was_declared(parsed: dict[str, list[dict[str, Any]]]):
     prefill, decode = parsed["laptop-pair"]
     assert prefill == {
-        "model": MODEL_PATH, "served": ["SmolLM2-135M-Instruct"], "sequences": 8, "batch": 2048, "block": 128,
-        "kv_bytes": 1024**3, "stop_s": 10, "role": "kv_producer", "lease_s": 30,
-    }  # fmt: skip
+        "model": MODEL_PATH,
+        "served": ["SmolLM2-135M-Instruct"],
+        "sequences": 8,
+        "batch": 2048,
+        "block": 128,
+        "kv_bytes": 1024**3,
+        "stop_s": 10,
+        "role": "kv_producer",
+        "lease_s": 30,
+    }
     assert decode == {**prefill, "role": "kv_consumer"}
 
 

@@ -26,20 +26,14 @@ from pulumi_tandem.resolve import resolve
 HTTP_TIMEOUT_S = 3.0
 PIPE_COLUMNS = 160
 
-stack_option = click.option(
-    "--stack", default="local", show_default=True, help="The Pulumi stack."
-)
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON for machines."
-)
+stack_option = click.option("--stack", default="local", show_default=True, help="The Pulumi stack.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="pulumi-tandem")
 def main() -> None:
-    """Disaggregated LLM serving: declare it, prove it, look at it.
+    r"""Disaggregated LLM serving: declare it, prove it, look at it.
 
     \b
     Start with:     tandem up          everything, proven, on this machine
@@ -86,12 +80,8 @@ def down(stack: str) -> None:
         if chosen.release_dead_lock():
             click.echo("released the lock of an update whose process is gone", err=True)
         _ask(chosen, "abort", start=False, forget=True)
-        if code := chosen.pulumi(
-            "destroy", "--yes", "--skip-preview", "--remove", "--non-interactive"
-        ).returncode:
-            click.echo(
-                "nothing more was stopped; what still runs: `tandem status`", err=True
-            )
+        if code := chosen.pulumi("destroy", "--yes", "--skip-preview", "--remove", "--non-interactive").returncode:
+            click.echo("nothing more was stopped; what still runs: `tandem status`", err=True)
             sys.exit(1 if code > 0 else code)
     stopped = (_ask(chosen, "shutdown", start=False) or {}).get("stopped", [])
     if stopped:
@@ -113,9 +103,7 @@ def evidence(stack: str, as_json: bool) -> None:
 @main.command()
 @stack_option
 @json_option
-@click.option(
-    "--watch", is_flag=True, help="Print again every two seconds until interrupted."
-)
+@click.option("--watch", is_flag=True, help="Print again every two seconds until interrupted.")
 def status(stack: str, as_json: bool, watch: bool) -> None:
     """Show pools, generations, requests in flight, TTFT, TPOT and KV speed."""
     chosen = find_stack(stack)
@@ -123,11 +111,7 @@ def status(stack: str, as_json: bool, watch: bool) -> None:
     while True:
         seen, fleets, speeds = _look(chosen)
         if as_json:
-            click.echo(
-                json.dumps(
-                    {"supervisor": seen, "fleets": fleets, "kv_gb_per_s": speeds}
-                )
-            )
+            click.echo(json.dumps({"supervisor": seen, "fleets": fleets, "kv_gb_per_s": speeds}))
         else:
             console.print(status_view(seen, fleets, speeds))
         if not watch:
@@ -150,9 +134,7 @@ def logs(stack: str, follow: bool, lines: int, processes: tuple[str, ...]) -> No
     """Print what processes say: all of them, or those whose names contain one of PROCESSES."""
     folder = StackPaths(find_stack(stack).state_dir).root / "logs"
     files = [
-        path
-        for path in sorted(folder.glob("*.log"))
-        if not processes or any(part in path.stem for part in processes)
+        path for path in sorted(folder.glob("*.log")) if not processes or any(part in path.stem for part in processes)
     ]
     if not files:
         msg = f"no log matches {', '.join(processes) or 'anything'} in {folder}"
@@ -174,11 +156,7 @@ def logs(stack: str, follow: bool, lines: int, processes: tuple[str, ...]) -> No
 def abort(stack: str) -> None:
     """Stop the workers of every generation that does not serve; the one that serves is not touched."""
     stopped = (_ask(find_stack(stack), "abort", start=False) or {}).get("stopped", [])
-    click.echo(
-        f"stopped {', '.join(stopped)}"
-        if stopped
-        else "no generation waits to be proven; nothing was stopped"
-    )
+    click.echo(f"stopped {', '.join(stopped)}" if stopped else "no generation waits to be proven; nothing was stopped")
 
 
 @main.command()
@@ -186,15 +164,9 @@ def abort(stack: str) -> None:
 @json_option
 def check(file: Path, as_json: bool) -> None:
     """Check every service that FILE declares, without Pulumi; exits with 1 where one has errors."""
-    findings: list[Finding] = [
-        finding
-        for service in _declared_services(file)
-        for finding in _findings(service)
-    ]
+    findings: list[Finding] = [finding for service in _declared_services(file) for finding in _findings(service)]
     if as_json:
-        click.echo(
-            json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2)
-        )
+        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
         click.echo(checks.report(findings) if findings else f"{file}: no findings")
     sys.exit(any(finding.severity == "error" for finding in findings))
@@ -247,12 +219,7 @@ def _look(
     speeds: dict[str, float | None] = {}
     for process in seen["processes"]:
         if process["kind"] == "gateway":
-            token = (
-                StackPaths(stack.state_dir)
-                .proof_token(process["service"])
-                .read_text()
-                .strip()
-            )
+            token = StackPaths(stack.state_dir).proof_token(process["service"]).read_text().strip()
             if body := _get(f"{process['url']}/fleet", {"x-tandem-proof": token}):
                 fleets[process["service"]] = json.loads(body)
         elif body := _get(f"{process['agent_url']}/metrics", {}):
@@ -262,9 +229,7 @@ def _look(
 
 def _get(url: str, headers: dict[str, str]) -> str | None:
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=HTTP_TIMEOUT_S
-        ) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=HTTP_TIMEOUT_S) as response:
             return response.read().decode()
     except (urllib.error.URLError, TimeoutError, ConnectionError):
         return None
@@ -284,7 +249,8 @@ def _findings(service: Service) -> tuple[Finding, ...]:
 
 def _declared_services(file: Path) -> list[Service]:
     spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -25,9 +25,7 @@ class Stack:
         """Where the local target keeps the stack's files."""
         return self.project_dir / ".tandem" / self.name
 
-    def pulumi(
-        self, *arguments: str, capture: bool = False
-    ) -> subprocess.CompletedProcess[str]:
+    def pulumi(self, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
         """Run the Pulumi CLI on this stack; its output goes to the terminal unless captured."""
         command = [_pulumi_path(), *arguments, "--stack", self.name]
         output = subprocess.PIPE if capture else None
@@ -42,14 +40,8 @@ class Stack:
 
     def outputs(self) -> dict[str, Any]:
         """The stack's outputs; empty where it has none."""
-        answer = self.pulumi(
-            "stack", "output", "--json", "--non-interactive", capture=True
-        )
-        return (
-            json.loads(answer.stdout)
-            if answer.returncode == 0 and answer.stdout.strip()
-            else {}
-        )
+        answer = self.pulumi("stack", "output", "--json", "--non-interactive", capture=True)
+        return json.loads(answer.stdout) if answer.returncode == 0 and answer.stdout.strip() else {}
 
     def select(self) -> None:
         """Create the stack where it does not exist.
@@ -65,18 +57,14 @@ class Stack:
             self.name,
             "--non-interactive",
         ]
-        answer = subprocess.run(
-            command, cwd=self.project_dir, text=True, capture_output=True, check=False
-        )
+        answer = subprocess.run(command, cwd=self.project_dir, text=True, capture_output=True, check=False)
         if answer.returncode:
             raise click.ClickException(answer.stderr.strip() or answer.stdout.strip())
 
     def exists(self) -> bool:
         """Whether Pulumi knows the stack."""
         command = [_pulumi_path(), "stack", "ls", "--json", "--non-interactive"]
-        answer = subprocess.run(
-            command, cwd=self.project_dir, text=True, capture_output=True, check=False
-        )
+        answer = subprocess.run(command, cwd=self.project_dir, text=True, capture_output=True, check=False)
         stacks = json.loads(answer.stdout) if answer.returncode == 0 else []
         return self.name in {stack["name"].rpartition("/")[2] for stack in stacks}
 
@@ -85,20 +73,13 @@ class Stack:
         locks = self._locks()
         if not locks or any(_is_held(lock) for lock in locks):
             return False
-        return (
-            self.pulumi("cancel", "--yes", "--non-interactive", capture=True).returncode
-            == 0
-        )
+        return self.pulumi("cancel", "--yes", "--non-interactive", capture=True).returncode == 0
 
     def _locks(self) -> list[Path]:
         backend = os.environ.get("PULUMI_BACKEND_URL", "")
         if not backend.startswith("file://"):
             return []
-        folder = (
-            Path(backend.removeprefix("file://").replace("~", str(Path.home()), 1))
-            / ".pulumi"
-            / "locks"
-        )
+        folder = Path(backend.removeprefix("file://").replace("~", str(Path.home()), 1)) / ".pulumi" / "locks"
         return sorted(folder.glob(f"**/{self.name}/*.json"))
 
 
@@ -111,9 +92,7 @@ def find_stack(name: str) -> Stack:
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / "Pulumi.yaml").exists():
             return Stack(folder, name)
-    msg = (
-        f"no Pulumi.yaml in {Path.cwd()} or above it; run this inside a Pulumi project"
-    )
+    msg = f"no Pulumi.yaml in {Path.cwd()} or above it; run this inside a Pulumi project"
     raise click.ClickException(msg)
 
 
@@ -122,14 +101,12 @@ def _is_held(lock: Path) -> bool:
         holder = json.loads(lock.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return False
-    return holder.get("hostname") != socket.gethostname() or psutil.pid_exists(
-        int(holder.get("pid", 0))
-    )
+    return holder.get("hostname") != socket.gethostname() or psutil.pid_exists(int(holder.get("pid", 0)))
 
 
 def _pulumi_path() -> str:
     path = shutil.which("pulumi")
     if path is None:
-        msg = "the Pulumi CLI is not on PATH; run `python tools/bootstrap.py`, then use `tools/run tandem ...` or `make up`"
+        msg = "the Pulumi CLI is not on PATH; run `python3 tools/bootstrap.py`, then use `tools/run tandem ...`"
         raise click.ClickException(msg)
     return path

@@ -39,14 +39,17 @@ def evidence_view(url: str, evidence: dict[str, Any]) -> Group:
         )
     for pair in evidence["pairs"]:
         table.add_row(
-            _short(pair["prefill"]), _short(pair["decode"]), f"{pair['prompt_tokens']} tokens", bytes_text(pair["kv_bytes"]),
-            f"{pair['kv_gb_per_s']:.3f} GB/s", pair["transport"], f"{pair['ttft_ms']:.0f} ms", f"{pair['tpot_ms']:.1f} ms",
+            _short(pair["prefill"]),
+            _short(pair["decode"]),
+            f"{pair['prompt_tokens']} tokens",
+            bytes_text(pair["kv_bytes"]),
+            f"{pair['kv_gb_per_s']:.3f} GB/s",
+            pair["transport"],
+            f"{pair['ttft_ms']:.0f} ms",
+            f"{pair['tpot_ms']:.1f} ms",
             f"{pair['same_tokens']} of {pair['output_tokens']} tokens",
-        )  # fmt: skip
-    lines = [
-        Text(f"{evidence['question']}  ", style="dim")
-        + Text(evidence["answer"], style="bold")
-    ]
+        )
+    lines = [Text(f"{evidence['question']}  ", style="dim") + Text(evidence["answer"], style="bold")]
     lines += [Text(f"note: {note}", style="yellow") for note in evidence["notes"]]
     lines.append(Text(f"serving at {url}/v1", style="green"))
     return Group(*([table] if evidence["pairs"] else []), *lines)
@@ -91,9 +94,7 @@ def status_view(
         ):
             table.add_column(
                 heading,
-                justify="right"
-                if heading in ("prefilling", "decoding", "KV speed", "restarts")
-                else "left",
+                justify="right" if heading in ("prefilling", "decoding", "KV speed", "restarts") else "left",
             )
         for process in sorted(
             (p for p in status["processes"] if p["service"] == service),
@@ -102,10 +103,16 @@ def status_view(
             worker = seen.get(process["name"], {})
             speed = speeds.get(process["name"])
             table.add_row(
-                process["name"], process["pool"] or "gateway", process["generation"], _state(process, worker, active),
-                str(worker.get("running_prefill", "")), str(worker.get("running_decode", "")),
-                f"{speed:.3f} GB/s" if speed else "", str(process["restarts"]), process["url"],
-            )  # fmt: skip
+                process["name"],
+                process["pool"] or "gateway",
+                process["generation"],
+                _state(process, worker, active),
+                str(worker.get("running_prefill", "")),
+                str(worker.get("running_decode", "")),
+                f"{speed:.3f} GB/s" if speed else "",
+                str(process["restarts"]),
+                process["url"],
+            )
         parts.append(table)
         if fleet:
             parts.append(_traffic(fleet))
@@ -124,9 +131,7 @@ def _state(process: dict[str, Any], worker: dict[str, Any], active: str | None) 
     if not worker.get("ready"):
         return Text("not ready", style="yellow")
     return (
-        Text("serving", style="green")
-        if process["generation"] == active
-        else Text("ready, not active", style="cyan")
+        Text("serving", style="green") if process["generation"] == active else Text("ready, not active", style="cyan")
     )
 
 
@@ -137,9 +142,7 @@ def _traffic(fleet: dict[str, Any]) -> Text:
     return Text(
         f"{queue['running']} requests in flight, {queue['waiting']} waiting; "
         f"TTFT p50 {_ms(ttft['p50'])} p99 {_ms(ttft['p99'])}; TPOT p50 {_ms(tpot['p50'])} p99 {_ms(tpot['p99'])}; "
-        + ", ".join(
-            f"{name.replace('_', ' ')} {count}" for name, count in shown.items()
-        )
+        + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in shown.items())
     )
 
 

@@ -13,7 +13,7 @@ __all__ = ["Inference", "InferenceArgs"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from pulumi_tandem.local import inference
+        from pulumi_tandem.local import inference  # noqa: PLC0415 - see above
 
         return getattr(inference, name)
     msg = f"module {__name__!r} has no attribute {name!r}"

@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -91,13 +90,7 @@ def _start(paths: StackPaths) -> socket.socket:
     with (paths.root / "start.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (connection := _connect(paths)) is None:
-            with paths.log.open("a") as log:
-                # Its own session: the engine ends its plugins' whole process groups.
-                subprocess.Popen(
-                    [sys.executable, "-m", "pulumi_tandem.local.guard", str(paths.root)],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
-                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                )  # fmt: skip
+            _spawn_guard(paths)
             deadline_s = time.monotonic() + START_TIMEOUT_S
             while (connection := _connect(paths)) is None:
                 if time.monotonic() > deadline_s:
@@ -105,3 +98,19 @@ def _start(paths: StackPaths) -> socket.socket:
                     raise SupervisorError(msg)
                 time.sleep(0.05)
         return connection
+
+
+def _spawn_guard(paths: StackPaths) -> None:
+    with paths.log.open("a") as log, Path(os.devnull).open() as nothing:
+        # Its own session: the engine ends its plugins' whole process groups. Nobody waits for it: it outlives us.
+        os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-u", "-m", "pulumi_tandem.local.guard", str(paths.root.resolve())],
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, nothing.fileno(), 0),
+                (os.POSIX_SPAWN_DUP2, log.fileno(), 1),
+                (os.POSIX_SPAWN_DUP2, log.fileno(), 2),
+            ],
+            setsid=True,
+        )

@@ -11,7 +11,7 @@ class Entry(BaseModel):
     """One worker or gateway: what it should be, and the process that it is at present."""
 
     name: str
-    kind: Literal["worker", "gateway"]
+    kind: Literal["worker", "gateway"] = "worker"
     service: str
     spec: dict[str, Any]
     """A WorkerSpec or a GatewaySpec."""

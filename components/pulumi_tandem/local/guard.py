@@ -3,6 +3,7 @@
 Kept so small that nothing in it can fail; what it watches does all the work.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ RESTARTS_MAX_PER_MINUTE = 20
 
 
 def main() -> None:
-    """Run `python -m pulumi_tandem.local.supervisor STATE_DIR` until it exits with 0."""
+    """Run `python -m pulumi_tandem.local.server STATE_DIR` until it exits with 0."""
+    os.chdir("/")
     restarts_s: list[float] = []
     child = None
 
@@ -24,7 +26,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, forward)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
-        child = subprocess.Popen([sys.executable, "-m", "pulumi_tandem.local.supervisor", sys.argv[1]])
+        child = subprocess.Popen([sys.executable, "-m", "pulumi_tandem.local.server", sys.argv[1]])
         if child.wait() == 0:
             return
         now_s = time.monotonic()

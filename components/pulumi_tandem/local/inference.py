@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pulumi
 from pulumi.dynamic import Resource
 
+import pulumi
 from pulumi_tandem.accept import accept
 from pulumi_tandem.declare import Service
 from pulumi_tandem.local.provider import GatewayProvider, ProofProvider, WorkerProvider
@@ -73,19 +73,36 @@ class Inference(pulumi.ComponentResource):
         own = pulumi.ResourceOptions(parent=self)
 
         gateway = Gateway(
-            GatewayProvider(), f"{name}-gateway",
-            {**place, "name": f"{name}-gateway", "spec": fleet.gateway.model_dump_json(), "port": args.port,
-             "api_keys_file": args.api_keys_file or "", "url": None},
+            GatewayProvider(),
+            f"{name}-gateway",
+            {
+                **place,
+                "name": f"{name}-gateway",
+                "spec": fleet.gateway.model_dump_json(),
+                "port": args.port,
+                "api_keys_file": args.api_keys_file or "",
+                "url": None,
+            },
             opts=own,
-        )  # fmt: skip
+        )
         workers = _workers(name, fleet, place, args, own)
         proof = Proof(
-            ProofProvider(), _generation_name(f"{name}-proof", fleet),
-            {**place, "service": fleet.service, "generation": fleet.generation, "proof": fleet.proof.model_dump_json(),
-             "workers": list(workers), "url": gateway.url, "model": fleet.gateway.served_names[0],
-             "disaggregated": fleet.disaggregated, "context_tokens": fleet.gateway.context_tokens_max, "evidence": None},
+            ProofProvider(),
+            _generation_name(f"{name}-proof", fleet),
+            {
+                **place,
+                "service": fleet.service,
+                "generation": fleet.generation,
+                "proof": fleet.proof.model_dump_json(),
+                "workers": list(workers),
+                "url": gateway.url,
+                "model": fleet.gateway.served_names[0],
+                "disaggregated": fleet.disaggregated,
+                "context_tokens": fleet.gateway.context_tokens_max,
+                "evidence": None,
+            },
             opts=pulumi.ResourceOptions(parent=self, depends_on=[gateway, *workers.values()]),
-        )  # fmt: skip
+        )
         self.url = gateway.url
         self.generation = proof.evidence.apply(lambda evidence: evidence["generation"])
         self.evidence = proof.evidence
@@ -104,16 +121,23 @@ def _workers(
         for index in range(pool.workers):
             worker = f"{_generation_name(f'{name}-{pool.name}', fleet)}-{index}"
             workers[worker] = Worker(
-                WorkerProvider(), worker,
-                {**place, "name": worker, "spec": pool.spec.model_dump_json(), "python": _engine_python(args),
-                 "url": None, "agent_url": None},
+                WorkerProvider(),
+                worker,
+                {
+                    **place,
+                    "name": worker,
+                    "spec": pool.spec.model_dump_json(),
+                    "python": _engine_python(args),
+                    "url": None,
+                    "agent_url": None,
+                },
                 opts=own,
-            )  # fmt: skip
+            )
     return workers
 
 
 def _generation_name(name: str, fleet: Fleet) -> str:
-    # In the name, a new generation is new resources, deleted only after all of it succeeded; in place, it is a replacement.
+    # A generation in the name makes an update new resources and then deletes; without it, a replacement in place.
     return name if fleet.in_place else f"{name}-{fleet.generation}"
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -11,16 +12,17 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from tandem_worker.contract import WorkerRecord, WorkerSpec
-from tandem_worker.tree import end_tree
-
 from pulumi_tandem.local import ports, process
 from pulumi_tandem.local.decide import Restarts
 from pulumi_tandem.local.entry import Entry
 from pulumi_tandem.local.paths import StackPaths, runtime_folder, write_atomically
 from pulumi_tandem.local.process import Process
+from tandem_worker.contract import WorkerRecord, WorkerSpec
+from tandem_worker.tree import end_tree
 
 TREE_TIMEOUT_S = 20.0
+
+log = logging.getLogger("tandem.supervisor")
 
 
 class Keeper:
@@ -94,10 +96,7 @@ class Keeper:
             restarts = restarts.after_death(time.monotonic() - started_s)
             self.entry.restarts += 1
             self.entry.save(self.paths)
-            print(
-                f"{self.entry.name}: {self.entry.last_failure}; again in {restarts.delay_s:.1f} s",
-                flush=True,
-            )
+            log.warning("%s: %s; again in %.1f s", self.entry.name, self.entry.last_failure, restarts.delay_s)
             await asyncio.sleep(restarts.delay_s)
 
     def _spawn(self) -> Process:
@@ -125,16 +124,36 @@ class Keeper:
     def _command(self) -> tuple[list[str], list[int]]:
         entry = self.entry
         if entry.kind == "worker":
-            argv = [entry.python, "-m", "tandem_worker", "agent", "--spec", str(self.paths.spec_of(entry.name)),
-                    "--name", entry.name, "--address", entry.address]  # fmt: skip
+            argv = [
+                entry.python,
+                "-m",
+                "tandem_worker",
+                "agent",
+                "--spec",
+                str(self.paths.spec_of(entry.name)),
+                "--name",
+                entry.name,
+                "--address",
+                entry.address,
+            ]
             for name, port in entry.ports.items():
                 argv += ["--port", f"{name}={port}"]
             return argv, []
         if self.listener is None:
             self.listener = listen(entry.address, entry.first_port)
         descriptor = self.listener.fileno()
-        argv = [entry.python, "-m", "tandem_worker", "gateway", "--spec", str(self.paths.spec_of(entry.name)),
-                "--fleet-dir", str(self.paths.fleet(entry.service)), "--listen-fd", str(descriptor)]  # fmt: skip
+        argv = [
+            entry.python,
+            "-m",
+            "tandem_worker",
+            "gateway",
+            "--spec",
+            str(self.paths.spec_of(entry.name)),
+            "--fleet-dir",
+            str(self.paths.fleet(entry.service)),
+            "--listen-fd",
+            str(descriptor),
+        ]
         for flag, value in entry.options.items():
             argv += [f"--{flag}", value]
         return argv, [descriptor]
@@ -157,10 +176,18 @@ class Keeper:
             return
         spec = WorkerSpec.model_validate(entry.spec)
         record = WorkerRecord(
-            name=entry.name, service=spec.service, pool=spec.pool, phase=spec.phase, phases=spec.phases,
-            dialect=spec.dialect, generation=spec.generation, pair_key=spec.pair_key, address=entry.address,
-            http_port=entry.ports["http"], agent_port=entry.ports["agent"],
-        )  # fmt: skip
+            name=entry.name,
+            service=spec.service,
+            pool=spec.pool,
+            phase=spec.phase,
+            phases=spec.phases,
+            dialect=spec.dialect,
+            generation=spec.generation,
+            pair_key=spec.pair_key,
+            address=entry.address,
+            http_port=entry.ports["http"],
+            agent_port=entry.ports["agent"],
+        )
         write_atomically(self.record_path, record.model_dump_json())
 
     def leave_fleet(self) -> None:

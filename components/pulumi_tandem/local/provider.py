@@ -5,8 +5,13 @@ the newer library. They hold no state of their own.
 """
 
 import asyncio
+import functools
 import json
+import os
+import socket
 import sys
+import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,7 +28,9 @@ from pulumi_tandem.local.client import SupervisorError, call
 from pulumi_tandem.local.paths import StackPaths
 from pulumi_tandem.lower import ProofSpec
 from pulumi_tandem.prove.plan import Candidate
-from pulumi_tandem.prove.run import ProofFailedError, prove
+from pulumi_tandem.prove.run import Door, ProofFailedError, Subject, prove
+
+ENGINE_POLL_S = 2.0
 
 
 class Failed(Exception):
@@ -44,12 +51,40 @@ def _fail(error: Failed) -> NoReturn:
     raise error from None
 
 
+def _tell(line: str) -> None:
+    # What a plugin writes here, Pulumi shows while it waits.
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+@functools.cache
+def _leave_with_the_engine() -> None:
+    """End this plugin process when the engine that started it is gone.
+
+    A Pulumi CLI that is killed leaves its plugins behind for ever; a dynamic provider is told the engine's address.
+    """
+    host, _, port = sys.argv[-1].rpartition(":")
+    if not (host and port.isdigit()):
+        return  # not in a plugin: a test, or an embedding
+
+    def watch() -> None:
+        while True:
+            time.sleep(ENGINE_POLL_S)
+            try:
+                socket.create_connection((host, int(port)), ENGINE_POLL_S).close()
+            except OSError:
+                os._exit(0)
+
+    threading.Thread(target=watch, daemon=True, name="watch the engine").start()
+
+
 def _call(verb: str, props: dict[str, Any], **arguments: Any) -> Any:
+    _leave_with_the_engine()
     try:
         return call(
             props["state_dir"],
             verb,
-            on_progress=lambda line: print(line, file=sys.stderr, flush=True),
+            on_progress=_tell,
             **arguments,
         )
     except SupervisorError as error:
@@ -107,10 +142,17 @@ class GatewayProvider(ResourceProvider):
         return CreateResult(props["name"], self._start(props))
 
     def _start(self, props: dict[str, Any]) -> dict[str, Any]:
-        gateway = _call(
-            "start_gateway", props, name=props["name"], spec=_spec(props), python=sys.executable,
-            address=props["address"], port=int(props["port"]), api_keys_file=props["api_keys_file"],
-        )  # fmt: skip
+        options = {"api-keys-file": props["api_keys_file"]} if props["api_keys_file"] else {}
+        entry = {
+            "name": props["name"],
+            "service": _spec(props)["service"],
+            "spec": _spec(props),
+            "python": sys.executable,
+            "address": props["address"],
+            "first_port": int(props["port"]),
+            "options": options,
+        }
+        gateway = _call("start_gateway", props, entry=entry)
         return {**props, "url": gateway["url"]}
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
@@ -157,17 +199,23 @@ class ProofProvider(ResourceProvider):
     def _prove(self, props: dict[str, Any]) -> dict[str, Any]:
         service, generation = props["service"], props["generation"]
         spec = ProofSpec.model_validate_json(props["proof"])
-        workers = _call("ensure", props, service=service, names=props["workers"])
+        workers = _call("ensure", props, names=props["workers"])
         token = StackPaths(Path(props["state_dir"])).proof_token(service).read_text().strip()
         try:
             evidence = asyncio.run(
                 prove(
-                    url=props["url"], token=token, service=service, model=props["model"], generation=generation,
-                    workers=tuple(Candidate(w["name"], w["phase"], tuple(w["phases"]), w["agent_url"]) for w in workers),
-                    spec=spec, disaggregated=props["disaggregated"], context_tokens=int(props["context_tokens"]),
+                    Door(url=props["url"], token=token, model=props["model"]),
+                    Subject(
+                        service=service,
+                        generation=generation,
+                        workers=tuple(_candidate(worker) for worker in workers),
+                        disaggregated=props["disaggregated"],
+                        context_tokens=int(props["context_tokens"]),
+                    ),
+                    spec,
                     salt=uuid.uuid4().hex[:8],
                 )
-            )  # fmt: skip
+            )
         except ProofFailedError as error:
             kept = "its workers still run (keep_failed)"
             if not spec.keep_failed:
@@ -176,6 +224,10 @@ class ProofProvider(ResourceProvider):
             _fail(ProofFailed(f"generation {generation} of {service}: {error}. {kept}; what served before serves on"))
         _call("activate", props, service=service, generation=generation)
         return {**props, "evidence": evidence.model_dump(mode="json")}
+
+
+def _candidate(worker: dict[str, Any]) -> Candidate:
+    return Candidate(worker["name"], worker["phase"], tuple(worker["phases"]), worker["agent_url"])
 
 
 def _is_known(props: dict[str, Any]) -> bool:

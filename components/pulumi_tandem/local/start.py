@@ -6,12 +6,11 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 
-from tandem_worker.contract import WorkerSpec
-
 from pulumi_tandem.local import process
 from pulumi_tandem.local.decide import probable_cause
 from pulumi_tandem.local.http import Http
 from pulumi_tandem.local.keeper import Keeper
+from tandem_worker.contract import WorkerSpec
 
 POLL_S = 0.25
 SAY_EVERY_S = 5.0

@@ -1,24 +1,17 @@
-"""The supervisor of one local stack: a server on a unix socket that owns the stack's processes.
+"""The supervisor of one local stack: owns the stack's processes.
 
-Nothing of Pulumi lives after `up`, so this does. It is started by the first client, keeps every process that is
-wanted running, and ends by itself when it owns none. Killed, it is started again by its guard and takes its
-processes over by (pid, start time).
+Nothing of Pulumi lives after `up`, so this does. It keeps every process that is wanted running. Killed, it is started
+again by its guard and takes its processes over by (pid, start time). `server` lets clients call its verbs.
 """
 
 import asyncio
 import contextlib
-import fcntl
-import json
 import os
 import secrets
-import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from tandem_worker.contract import GatewaySpec, ServiceState, WorkerSpec
 
 from pulumi_tandem.local import ports
 from pulumi_tandem.local.entry import Entry, saved_entries
@@ -26,14 +19,11 @@ from pulumi_tandem.local.http import Http
 from pulumi_tandem.local.keeper import Keeper, give_ports, listen
 from pulumi_tandem.local.paths import StackPaths, read_json, write_atomically
 from pulumi_tandem.local.start import StartFailedError, await_gateway, await_worker
+from tandem_worker.contract import GatewaySpec, ServiceState, WorkerSpec
 
 Say = Callable[[str], None]
 
-LINE_BYTES_MAX = 1 << 20
-IDLE_EXIT_S = 60.0
-"""An empty supervisor waits this long for more work before it ends."""
 ACTIVATION_TIMEOUT_S = 15.0
-LOG_BYTES_MAX = 64 << 20
 STOP_MARGIN_S = 5.0
 
 
@@ -49,7 +39,6 @@ class Supervisor:
         self.paths = paths
         self.keepers: dict[str, Keeper] = {}
         self.http = Http()
-        self.last_used_s = time.monotonic()
         self.ended = asyncio.Event()
         self._locks: dict[str, asyncio.Lock] = {}
         for entry in saved_entries(paths):
@@ -64,7 +53,7 @@ class Supervisor:
 
     # --- verbs ----------------------------------------------------------------------------------
 
-    async def do_ping(self, say: Say) -> dict[str, Any]:
+    async def do_ping(self, _say: Say) -> dict[str, Any]:
         """Who answers."""
         return {"pid": os.getpid(), "root": str(self.paths.root)}
 
@@ -109,68 +98,61 @@ class Supervisor:
                 raise RefusedError(f"{error}\n{name} was stopped and removed; nothing of it is left running") from None
             return self._describe(keeper)
 
-    async def do_start_gateway(
-        self,
-        say: Say,
-        *,
-        name: str,
-        spec: dict[str, Any],
-        python: str,
-        address: str,
-        port: int,
-        api_keys_file: str,
-    ) -> dict[str, Any]:
-        """Have this gateway run: adopt it, or start it, beside one of another spec, which then drains."""
-        gateway = GatewaySpec.model_validate(spec)
-        options = {"proof-token-file": str(self._proof_token(gateway.service))}
-        if api_keys_file:
-            options["api-keys-file"] = api_keys_file
-        wanted = Entry(
-            name=name, kind="gateway", service=gateway.service, spec=spec, python=python, address=address,
-            first_port=port, options=options,
-        )  # fmt: skip
-        async with self._lock(name):
-            before = self.keepers.get(name)
-            moves = before is not None and port not in (0, before.entry.first_port)
-            if before and before.entry.does_the_same_as(wanted) and not moves:
+    async def do_start_gateway(self, say: Say, *, entry: dict[str, Any]) -> dict[str, Any]:
+        """Have this gateway run: adopt it, or start it, beside one of another spec, which then drains.
+
+        `first_port` of the entry is the port that clients use; 0: the one it has, or any.
+        """
+        wanted = Entry.model_validate({**entry, "kind": "gateway"})
+        wanted.options["proof-token-file"] = str(self._proof_token(wanted.service))
+        async with self._lock(wanted.name):
+            before = self.keepers.get(wanted.name)
+            stays = before is not None and wanted.first_port in (0, before.entry.first_port)
+            if before and stays and before.entry.does_the_same_as(wanted):
                 before.entry.wanted = "running"
                 before.start()
                 await await_gateway(before, self.http, say)
                 return self._describe(before)
             keeper = Keeper(self.paths, wanted)
-            if before and not moves:
-                wanted.first_port = before.entry.first_port
-                keeper.listener, keeper.block, before.block = (
-                    before.listener,
-                    before.block,
-                    None,
-                )
-            elif port == 0:
-                keeper.block = give_ports(wanted)
-            elif not ports.is_free(address, port):
-                raise RefusedError(f"{address}:{port} is taken by another process; give {name} another port")
-            keeper.listener = keeper.listener or listen(address, wanted.first_port)
+            self._give_door(keeper, before if stays else None)
             keeper.start()
             try:
                 await await_gateway(keeper, self.http, say)
             except BaseException as error:
-                await keeper.stop(0.0)
-                if before:
-                    before.block, keeper.block = keeper.block or before.block, None
-                    before.entry.save(self.paths)
-                else:
-                    self._forget(keeper)
+                await self._give_up_gateway(keeper, before)
                 if isinstance(error, StartFailedError):
                     raise RefusedError(str(error)) from None
                 raise
-            self.keepers[name] = keeper
+            self.keepers[wanted.name] = keeper
             if before:
-                say(f"{name}: the new gateway answers; the old one drains")
+                say(f"{wanted.name}: the new gateway answers; the old one drains")
                 await before.stop(GatewaySpec.model_validate(before.entry.spec).drain_timeout_s)
                 if before.listener and before.listener is not keeper.listener:
                     before.listener.close()
                 keeper.entry.save(self.paths)
             return self._describe(keeper)
+
+    def _give_door(self, keeper: Keeper, before: Keeper | None) -> None:
+        """Give a new gateway its listening socket: that of the one before it, or a new one."""
+        entry = keeper.entry
+        if before:
+            entry.first_port = before.entry.first_port
+            keeper.listener, keeper.block, before.block = before.listener, before.block, None
+        elif entry.first_port == 0:
+            keeper.block = give_ports(entry)
+        elif not ports.is_free(entry.address, entry.first_port):
+            raise RefusedError(
+                f"{entry.address}:{entry.first_port} is taken by another process; give {entry.name} another port"
+            )
+        keeper.listener = keeper.listener or listen(entry.address, entry.first_port)
+
+    async def _give_up_gateway(self, keeper: Keeper, before: Keeper | None) -> None:
+        await keeper.stop(0.0)
+        if before:
+            before.block, keeper.block = keeper.block or before.block, None
+            before.entry.save(self.paths)
+        else:
+            self._forget(keeper)
 
     async def do_remove(self, say: Say, *, name: str) -> dict[str, Any]:
         """Drain and end a process and forget it; unknown names are gone already."""
@@ -180,14 +162,14 @@ class Supervisor:
                 return {}
             if keeper.entry.kind == "worker" and self._is_last_of_active_pool(keeper):
                 raise RefusedError(
-                    f"{name} is the last worker of its pool in generation {keeper.entry.generation}, which serves clients; "
-                    f"its successor is not proven. Nothing was stopped. Fix what failed and run `pulumi up` again, "
-                    f"or run `tandem abort` to give the successor up"
+                    f"{name} is the last worker of its pool in generation {keeper.entry.generation}, which serves "
+                    f"clients; its successor is not proven. Nothing was stopped. Fix what failed and run `pulumi up` "
+                    f"again, or run `tandem abort` to give the successor up"
                 )
             await self._remove(keeper, say)
             return {}
 
-    async def do_ensure(self, say: Say, *, service: str, names: list[str]) -> list[dict[str, Any]]:
+    async def do_ensure(self, say: Say, *, names: list[str]) -> list[dict[str, Any]]:
         """Have workers run that were started before, such as those of a generation whose proof failed."""
         lost = [name for name in names if name not in self.keepers]
         if lost:
@@ -213,7 +195,7 @@ class Supervisor:
             await self._halt(keeper)
         return {"previous": previous}
 
-    async def do_deactivate(self, say: Say, *, service: str, generation: str) -> dict[str, Any]:
+    async def do_deactivate(self, _say: Say, *, service: str, generation: str) -> dict[str, Any]:
         """Take the traffic from a generation that is being destroyed."""
         if self._state(service).active_generation != generation:
             return {}
@@ -227,13 +209,13 @@ class Supervisor:
         self._write_state(service, None)
         return {}
 
-    async def do_halt(self, say: Say, *, service: str, generation: str) -> dict[str, Any]:
+    async def do_halt(self, _say: Say, *, service: str, generation: str) -> dict[str, Any]:
         """Stop the workers of a generation that failed its proof, but remember them for the next attempt."""
         halted = [k for k in self._workers(service) if k.entry.generation == generation and k.entry.wanted == "running"]
         await asyncio.gather(*(self._halt(keeper) for keeper in halted))
         return {"stopped": [keeper.entry.name for keeper in halted]}
 
-    async def do_abort(self, say: Say, *, forget: bool = False) -> dict[str, Any]:
+    async def do_abort(self, _say: Say, *, forget: bool = False) -> dict[str, Any]:
         """Stop every worker of a generation that does not serve clients."""
         victims = [
             keeper
@@ -247,7 +229,7 @@ class Supervisor:
                 self._forget(keeper)
         return {"stopped": [keeper.entry.name for keeper in victims]}
 
-    async def do_status(self, say: Say) -> dict[str, Any]:
+    async def do_status(self, _say: Say) -> dict[str, Any]:
         """Everything that the supervisor knows."""
         services = sorted({keeper.entry.service for keeper in self.keepers.values()})
         return {
@@ -311,16 +293,16 @@ class Supervisor:
         keeper.entry.forget(self.paths)
         if self.keepers.get(keeper.entry.name) is keeper:
             del self.keepers[keeper.entry.name]
-        self.last_used_s = time.monotonic()
 
     def _is_last_of_active_pool(self, keeper: Keeper) -> bool:
         entry = keeper.entry
         if self._state(entry.service).active_generation != entry.generation:
             return False
         pool = [
-            k for k in self._workers(entry.service)
+            k
+            for k in self._workers(entry.service)
             if (k.entry.generation, k.entry.spec["pool"]) == (entry.generation, entry.spec["pool"])
-        ]  # fmt: skip
+        ]
         return len(pool) == 1
 
     def _proof_token(self, service: str) -> Path:
@@ -353,7 +335,8 @@ class Supervisor:
         while any(fleet["active_generation"] != generation for fleet in await self._fleets(service)):
             if time.monotonic() > deadline_s:
                 raise RefusedError(
-                    f"a gateway of {service} has not taken generation {generation} up within {ACTIVATION_TIMEOUT_S:.0f} s"
+                    f"a gateway of {service} has not taken generation {generation} up "
+                    f"within {ACTIVATION_TIMEOUT_S:.0f} s"
                 )
             await asyncio.sleep(0.1)
 
@@ -364,79 +347,3 @@ class Supervisor:
             if time.monotonic() > deadline_s:
                 return  # the agent still takes late requests while it settles
             await asyncio.sleep(0.1)
-
-    # --- the socket -----------------------------------------------------------------------------
-
-    async def serve(self) -> None:
-        """Answer clients until told to end, or until nothing is owned for a while."""
-        self.paths.socket.unlink(missing_ok=True)
-        server = await asyncio.start_unix_server(self._serve_one, self.paths.socket, limit=LINE_BYTES_MAX)
-        self.paths.socket.chmod(0o600)
-        asyncio.get_running_loop().add_signal_handler(
-            signal.SIGTERM, lambda: asyncio.create_task(self.do_shutdown(print))
-        )
-        async with server:
-            while not self.ended.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.ended.wait(), 1.0)
-                self._tick()
-        self.paths.socket.unlink(missing_ok=True)
-        await self.http.close()
-
-    def _tick(self) -> None:
-        if not self.keepers and time.monotonic() - self.last_used_s > IDLE_EXIT_S:
-            self.ended.set()
-        for keeper in self.keepers.values():
-            log = self.paths.log_of(keeper.entry.name)
-            if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
-                os.truncate(log, 0)  # appended to, so the writer goes on at the start
-
-    async def _serve_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        def send(answer: dict[str, Any]) -> None:
-            if not writer.is_closing():
-                writer.write(json.dumps(answer).encode() + b"\n")
-
-        self.last_used_s = time.monotonic()
-        with contextlib.suppress(ConnectionError):
-            request = json.loads(await reader.readline() or b"{}")
-            verb = getattr(self, f"do_{request.pop('verb', '')}", None)
-            if verb is None:
-                send(
-                    {"error": "this supervisor is of another version: run `make down` with the version that started it"}
-                )
-            else:
-                # A task of its own: the work goes on when the client is killed, and the next client finds it done.
-                work = asyncio.create_task(verb(lambda line: send({"progress": line}), **request))
-                try:
-                    send({"result": await asyncio.shield(work)})
-                except (RefusedError, OSError) as error:
-                    send({"error": str(error)})
-                except Exception as error:  # noqa: BLE001 - a bug in one verb must not end what owns the engines
-                    print(
-                        f"bug in {verb.__name__}: {error!r}",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-                    send({"error": f"the supervisor failed: {error!r}; its log is {self.paths.log}"})
-            await writer.drain()
-        writer.close()
-
-
-def main() -> None:
-    """Serve the stack in the folder named by the first argument; ends at once where another supervisor lives."""
-    paths = StackPaths(Path(sys.argv[1]))
-    paths.make()
-    with paths.lock.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-
-        async def run() -> None:
-            await Supervisor(paths).serve()
-
-        asyncio.run(run())
-
-
-if __name__ == "__main__":
-    main()

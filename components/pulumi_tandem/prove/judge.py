@@ -35,9 +35,11 @@ class KvCounters:
     def since(self, before: "KvCounters") -> "KvCounters":
         """What was counted in between."""
         return KvCounters(
-            self.transfers - before.transfers, self.bytes - before.bytes,
-            self.seconds - before.seconds, self.failures - before.failures,
-        )  # fmt: skip
+            self.transfers - before.transfers,
+            self.bytes - before.bytes,
+            self.seconds - before.seconds,
+            self.failures - before.failures,
+        )
 
 
 @dataclass(frozen=True)
@@ -73,19 +75,28 @@ def judge(
     short = [m.answer for m in timed if m.probe.kind == "question"]
     transports = sorted({pair.transport for pair in pairs})
     notes = tuple(
-        f"{p.prefill} to {p.decode}: the answer left the aggregated one after {p.same_tokens} tokens, where the two best "
-        f"tokens were within {spec.divergence_gap_nats_max:g} nats of each other"
-        for p in pairs if p.same_tokens < p.output_tokens
-    )  # fmt: skip
+        f"{p.prefill} to {p.decode}: the answer left the aggregated one after {p.same_tokens} tokens, where the "
+        f"two best tokens were within {spec.divergence_gap_nats_max:g} nats of each other"
+        for p in pairs
+        if p.same_tokens < p.output_tokens
+    )
     return (
         Evidence(
-            service=service, generation=generation, path="disaggregated" if pairs else "aggregated", question=QUESTION,
-            answer=short[0].text.strip(), transport=", ".join(transports) or "none", kv_bytes=int(sum(m.moved.bytes for m in measurements)),
-            kv_gb_per_s=round(bandwidth, 3), ttft_ms=_mean([a.ttft_ms for a in short]), tpot_ms=_mean([a.tpot_ms for a in short]),
-            pairs=pairs, notes=notes,
+            service=service,
+            generation=generation,
+            path="disaggregated" if pairs else "aggregated",
+            question=QUESTION,
+            answer=short[0].text.strip(),
+            transport=", ".join(transports) or "none",
+            kv_bytes=int(sum(m.moved.bytes for m in measurements)),
+            kv_gb_per_s=round(bandwidth, 3),
+            ttft_ms=_mean([a.ttft_ms for a in short]),
+            tpot_ms=_mean([a.tpot_ms for a in short]),
+            pairs=pairs,
+            notes=notes,
         ),
         (),
-    )  # fmt: skip
+    )
 
 
 def _gb_per_s(moved: list[KvCounters]) -> float:
@@ -100,12 +111,17 @@ def _mean(values: list[float]) -> float:
 def _pair(m: Measurement) -> PairEvidence:
     assert m.probe.prefill
     return PairEvidence(
-        prefill=m.probe.prefill.name, decode=m.probe.decode.name, prompt_tokens=m.answer.prompt_tokens,
-        output_tokens=len(m.answer.tokens), kv_bytes=int(m.moved.bytes),
+        prefill=m.probe.prefill.name,
+        decode=m.probe.decode.name,
+        prompt_tokens=m.answer.prompt_tokens,
+        output_tokens=len(m.answer.tokens),
+        kv_bytes=int(m.moved.bytes),
         kv_gb_per_s=round(_gb_per_s([m.moved]), 3),
-        ttft_ms=round(m.answer.ttft_ms, 1), tpot_ms=round(m.answer.tpot_ms, 1), transport=m.transport,
+        ttft_ms=round(m.answer.ttft_ms, 1),
+        tpot_ms=round(m.answer.tpot_ms, 1),
+        transport=m.transport,
         same_tokens=same_tokens(m.answer, m.reference),
-    )  # fmt: skip
+    )
 
 
 def same_tokens(answer: Answer, reference: Answer) -> int:
@@ -143,8 +159,9 @@ def _reasons(m: Measurement, spec: ProofSpec) -> list[str]:
         and m.reference.gaps_nats[same] > spec.divergence_gap_nats_max
     ):
         reasons.append(
-            f"{m.probe.decode.name}: over the pair it answered {m.answer.text!r}, alone {m.reference.text!r}; they part at token "
-            f"{same + 1}, where the reference was sure ({m.reference.gaps_nats[same]:.2f} nats between its two best tokens, at most "
+            f"{m.probe.decode.name}: over the pair it answered {m.answer.text!r}, alone {m.reference.text!r}; "
+            f"they part at token {same + 1}, where the reference was sure ({m.reference.gaps_nats[same]:.2f} nats "
+            f"between its two best tokens, at most "
             f"{spec.divergence_gap_nats_max:g} is numerics): the KV that arrived is not the KV that was sent"
         )
     return reasons

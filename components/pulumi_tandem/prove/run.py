@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -23,102 +24,117 @@ class ProofFailedError(Exception):
     """The generation must not serve; the message holds every reason."""
 
 
-async def prove(
-    *, url: str, token: str, service: str, model: str, generation: str, workers: tuple[Candidate, ...], spec: ProofSpec,
-    disaggregated: bool, context_tokens: int, salt: str,
-) -> Evidence:  # fmt: skip
-    """Use every worker of a generation in each phase that it may take, through the gateway at `url`.
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """How the prover gets in."""
 
-    Args:
-        url: the gateway, as `http://host:port`.
-        token: the proof token, which lets requests address a generation that serves nobody yet.
-        service: the service's name.
-        model: the name that clients ask for.
-        generation: what is to be proven.
-        workers: all its workers.
-        spec: what counts as proven.
-        disaggregated: whether requests go over pairs.
-        context_tokens: the longest prompt and answer that the workers take.
-        salt: differs between proofs, so that no cache answers in place of a transfer.
+    url: str
+    """The gateway, as `http://host:port`."""
+    token: str
+    """The proof token, which lets requests address a generation that serves nobody yet."""
+    model: str
+    """The name that clients ask for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is to be proven."""
+
+    service: str
+    generation: str
+    workers: tuple[Candidate, ...]
+    """All workers of the generation."""
+    disaggregated: bool
+    context_tokens: int
+    """The longest prompt and answer that the workers take."""
+
+
+async def prove(door: Door, subject: Subject, spec: ProofSpec, *, salt: str) -> Evidence:
+    """Use every worker of a generation in each phase that it may take, through the front door.
+
+    `spec` is what counts as proven; `salt` differs between proofs, so that no cache answers in place of a transfer.
 
     Raises:
         ProofFailedError: with every reason.
     """
-    probes = plan_probes(workers, disaggregated=disaggregated, salt=salt, context_tokens=context_tokens)
-    headers = {"x-tandem-proof": token, "x-tandem-generation": generation}
-    timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
+    probes = plan_probes(
+        subject.workers, disaggregated=subject.disaggregated, salt=salt, context_tokens=subject.context_tokens
+    )
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)) as session:
+        visitor = _Visitor(session, door, subject.generation)
         try:
-            await _await_sight(session, url, token, workers)
-            measurements = [await _measure(session, url, headers, model, probe) for probe in probes]
+            await visitor.await_sight(subject.workers)
+            measurements = [await visitor.measure(probe) for probe in probes]
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             msg = f"a proof request did not come through: {str(error) or type(error).__name__}"
             raise ProofFailedError(msg) from error
-    evidence, reasons = judge(service, generation, tuple(measurements), spec)
+    evidence, reasons = judge(subject.service, subject.generation, tuple(measurements), spec)
     if evidence is None:
         raise ProofFailedError("; ".join(reasons))
     return evidence
 
 
-async def _await_sight(session: aiohttp.ClientSession, url: str, token: str, workers: tuple[Candidate, ...]) -> None:
-    """Wait until the gateway has seen that every worker is ready; it looks at them a few times a second."""
-    deadline_s = time.monotonic() + SIGHT_TIMEOUT_S
-    while True:
-        async with session.get(f"{url}/fleet", headers={"x-tandem-proof": token}) as response:
-            seen = {worker["name"] for worker in (await response.json())["workers"] if worker["ready"]}
-        unseen = [worker.name for worker in workers if worker.name not in seen]
-        if not unseen:
-            return
-        if time.monotonic() > deadline_s:
-            msg = f"the gateway has not seen {', '.join(unseen)} ready within {SIGHT_TIMEOUT_S:.0f} s"
-            raise ProofFailedError(msg)
-        await asyncio.sleep(0.1)
+class _Visitor:
+    """One prover at one door."""
 
+    def __init__(self, session: aiohttp.ClientSession, door: Door, generation: str) -> None:
+        self.session = session
+        self.door = door
+        self.headers = {"x-tandem-proof": door.token, "x-tandem-generation": generation}
 
-async def _measure(
-    session: aiohttp.ClientSession,
-    url: str,
-    headers: dict[str, str],
-    model: str,
-    probe: Probe,
-) -> Measurement:
-    before, _ = await _counters(session, probe.decode)
-    pair = {"x-tandem-decode": probe.decode.name}
-    alone = {"x-tandem-decode": probe.decode.name, "x-tandem-path": "aggregated"}
-    if probe.prefill:
-        pair["x-tandem-prefill"] = probe.prefill.name
-    answer = await _ask(session, url, headers | (pair if probe.prefill else alone), model, probe)
-    reference = await _ask(session, url, headers | alone, model, probe)
-    deadline_s = time.monotonic() + COUNTER_TIMEOUT_S
-    while True:
-        after, transport = await _counters(session, probe.decode)
-        moved = after.since(before)
-        if not probe.prefill or moved.transfers > 0 or time.monotonic() > deadline_s:
-            return Measurement(probe, answer, reference, moved, transport)
-        await asyncio.sleep(0.2)
+    async def await_sight(self, workers: tuple[Candidate, ...]) -> None:
+        """Wait until the gateway has seen that every worker is ready; it looks at them a few times a second."""
+        deadline_s = time.monotonic() + SIGHT_TIMEOUT_S
+        while True:
+            async with self.session.get(f"{self.door.url}/fleet", headers=self.headers) as response:
+                seen = {worker["name"] for worker in (await response.json())["workers"] if worker["ready"]}
+            unseen = [worker.name for worker in workers if worker.name not in seen]
+            if not unseen:
+                return
+            if time.monotonic() > deadline_s:
+                msg = f"the gateway has not seen {', '.join(unseen)} ready within {SIGHT_TIMEOUT_S:.0f} s"
+                raise ProofFailedError(msg)
+            await asyncio.sleep(0.1)
 
+    async def measure(self, probe: Probe) -> Measurement:
+        """Ask over the pair, then the decode worker alone; read its counters around both."""
+        before, _ = await _counters(self.session, probe.decode)
+        alone = {"x-tandem-decode": probe.decode.name, "x-tandem-path": "aggregated"}
+        pair = {"x-tandem-decode": probe.decode.name}
+        if probe.prefill:
+            pair["x-tandem-prefill"] = probe.prefill.name
+        answer = await self._ask(pair if probe.prefill else alone, probe)
+        reference = await self._ask(alone, probe)
+        deadline_s = time.monotonic() + COUNTER_TIMEOUT_S
+        while True:
+            after, transport = await _counters(self.session, probe.decode)
+            moved = after.since(before)
+            if not probe.prefill or moved.transfers > 0 or time.monotonic() > deadline_s:
+                return Measurement(probe, answer, reference, moved, transport)
+            await asyncio.sleep(0.2)
 
-async def _ask(
-    session: aiohttp.ClientSession,
-    url: str,
-    headers: dict[str, str],
-    model: str,
-    probe: Probe,
-) -> Answer:
-    body = {
-        "model": model, "messages": [{"role": "user", "content": probe.prompt}], "temperature": 0,
-        "max_tokens": OUTPUT_TOKENS, "stream": True, "stream_options": {"include_usage": True}, "logprobs": True, "top_logprobs": 2,
-    }  # fmt: skip
-    started_s = time.monotonic()
-    arrivals_s: list[float] = []
-    chunks: list[dict[str, Any]] = []
-    async with session.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
-        if response.status != 200:
-            reason = (await response.text())[:500]
-            msg = f"{_route(probe)}: the gateway answered {response.status}: {reason}"
-            raise ProofFailedError(msg)
-        async for line in response.content:
-            if line.startswith(b"data: {"):
+    async def _ask(self, route: dict[str, str], probe: Probe) -> Answer:
+        body = {
+            "model": self.door.model,
+            "messages": [{"role": "user", "content": probe.prompt}],
+            "temperature": 0,
+            "max_tokens": OUTPUT_TOKENS,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "logprobs": True,
+            "top_logprobs": 2,
+        }
+        started_s = time.monotonic()
+        arrivals_s: list[float] = []
+        chunks: list[dict[str, Any]] = []
+        url = f"{self.door.url}/v1/chat/completions"
+        async with self.session.post(url, json=body, headers=self.headers | route) as response:
+            if response.status != 200:
+                msg = f"{_route(probe)}: the gateway answered {response.status}: {(await response.text())[:500]}"
+                raise ProofFailedError(msg)
+            async for line in response.content:
+                if not line.startswith(b"data: {"):
+                    continue
                 chunk = json.loads(line[6:])
                 if "error" in chunk:
                     msg = f"{_route(probe)}: the stream broke: {chunk['error'].get('message', chunk['error'])}"
@@ -126,7 +142,7 @@ async def _ask(
                 chunks.append(chunk)
                 if chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
                     arrivals_s.append(time.monotonic())
-        return _answer(chunks, arrivals_s, started_s, dict(response.headers))
+            return _answer(chunks, arrivals_s, started_s, dict(response.headers))
 
 
 def _answer(
@@ -178,7 +194,9 @@ async def _counters(session: aiohttp.ClientSession, worker: Candidate) -> tuple[
         "unknown",
     )
     counters = KvCounters(
-        transfers=total("tandem_kv_transfers_total"), bytes=total("tandem_kv_bytes_total"),
-        seconds=total("tandem_kv_seconds_total"), failures=total("tandem_kv_failures_total"),
-    )  # fmt: skip
+        transfers=total("tandem_kv_transfers_total"),
+        bytes=total("tandem_kv_bytes_total"),
+        seconds=total("tandem_kv_seconds_total"),
+        failures=total("tandem_kv_failures_total"),
+    )
     return counters, transport

@@ -1,0 +1,204 @@
+"""Every kind of process killed in turn under a steady load: nothing is lost, and nothing is left behind.
+
+Each case waits until what died is back, so that the next one starts from a whole service.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import psutil
+import pytest
+
+from pulumi_tandem.local.client import call
+from tests.serving.conftest import Serving
+from tests.serving.load import steady
+
+pytestmark = pytest.mark.faults
+
+RECOVERY_S = 300.0
+"""An engine starts in 40 s on two idle cores, and its survivor keeps both busy meanwhile."""
+TITLES = {"api-server": "openai.api_server", "engine-core": "EngineCore", "engine-worker": "VLLM::Worker"}
+
+
+def processes(serving: Serving) -> dict[str, dict[str, Any]]:
+    """The workers by pool, as the supervisor describes them."""
+    status = call(serving.project.state_dir, "status")
+    return {
+        process["pool"]: process for process in status["processes"] if process["kind"] == "worker" and process["alive"]
+    }
+
+
+def victim_of(serving: Serving, side: str, kind: str) -> psutil.Process:
+    """The process of that kind on that side."""
+    agent = psutil.Process(processes(serving)[side]["pid"])
+    if kind == "agent":
+        return agent
+    return next(
+        process for process in agent.children(recursive=True) if any(TITLES[kind] in word for word in process.cmdline())
+    )
+
+
+def marked(instance: str) -> list[int]:
+    """Every live process of one tree."""
+    found: list[int] = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("TANDEM_INSTANCE") == instance:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def unmapped_segments() -> set[str]:
+    """Files in /dev/shm that no process maps or holds open: what a killed engine has leaked."""
+    segments = {str(path) for path in Path("/dev/shm").iterdir()}
+    for process in psutil.process_iter():
+        try:
+            maps = Path(f"/proc/{process.pid}/maps").read_text()
+            used = {str(descriptor.readlink()) for descriptor in Path(f"/proc/{process.pid}/fd").iterdir()}
+        except OSError:
+            continue
+        segments = {segment for segment in segments if segment not in maps and segment not in used}
+    return segments
+
+
+def fleet(serving: Serving) -> dict[str, Any]:
+    """What the gateway sees."""
+    return httpx.get(f"{serving.url}/fleet").json()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Poll a condition that processes make true in their own time."""
+    deadline_s = time.monotonic() + RECOVERY_S
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline_s, "the condition never came true"
+        await asyncio.sleep(0.2)
+
+
+def is_whole(serving: Serving) -> bool:
+    """Whether every worker serves again."""
+    workers = fleet(serving)["workers"]
+    return len(workers) == 2 and all(worker["ready"] and not worker["suspect"] for worker in workers)
+
+
+def streams_at(serving: Serving, side: str) -> bool:
+    """Whether that side has something to lose."""
+    running = {worker["pool"]: worker for worker in fleet(serving)["workers"]}[side]
+    return running["running_prefill" if side == "prefill" else "running_decode"] > 0
+
+
+def counts(serving: Serving) -> dict[str, int]:
+    return fleet(serving)["counts"]
+
+
+@pytest.mark.parametrize("side", ["prefill", "decode"])
+@pytest.mark.parametrize("kind", ["api-server", "engine-core", "engine-worker", "agent"])
+def test_a_death_loses_no_request(serving: Serving, kind: str, side: str) -> None:
+    """The survivor serves until the dead one is back; every answer is the undisturbed one, token for token."""
+    leaked_before = unmapped_segments()
+    before, instance = counts(serving), processes(serving)[side]["instance"]
+
+    async def run() -> None:
+        async with steady(serving.url, serving.expected) as load:
+            await load.answered(2)
+            await until(lambda: streams_at(serving, side))
+            victim_of(serving, side, kind).kill()
+            await load.answered(6)
+            await until(
+                lambda: processes(serving).get(side, {}).get("instance", instance) != instance and is_whole(serving)
+            )
+            await load.answered(3)
+
+    asyncio.run(run())
+
+    after = counts(serving)
+    assert after["typed_errors"] == before["typed_errors"]
+    assert after["retried"] + after["resumed"] > before["retried"] + before["resumed"], "the death met no request"
+    assert after["fallback"] > before["fallback"], "the survivor served nothing"
+    assert marked(instance) == []
+    assert unmapped_segments() <= leaked_before
+
+
+@pytest.mark.parametrize("side", ["prefill", "decode"])
+def test_a_stopped_engine_loses_no_request(serving: Serving, side: str) -> None:
+    """SIGSTOP: nothing dies, nothing answers; the silence is noticed and the work moves on."""
+    before = counts(serving)
+
+    async def run() -> None:
+        async with steady(serving.url, serving.expected) as load:
+            await load.answered(2)
+            await until(lambda: streams_at(serving, side))
+            stopped = victim_of(serving, side, "engine-core")
+            stopped.send_signal(signal.SIGSTOP)
+            try:
+                await load.answered(8)
+            finally:
+                stopped.send_signal(signal.SIGCONT)
+            await until(lambda: is_whole(serving))
+            await load.answered(3)
+
+    asyncio.run(run())
+
+    assert counts(serving)["typed_errors"] == before["typed_errors"]
+
+
+def test_a_killed_supervisor_is_not_noticed(serving: Serving) -> None:
+    """Its guard starts another one, which takes the running engines over."""
+    before = {pool: process["pid"] for pool, process in processes(serving).items()}
+
+    async def run() -> None:
+        async with steady(serving.url, serving.expected) as load:
+            await load.answered(2)
+            killed = call(serving.project.state_dir, "ping")["pid"]
+            os.kill(killed, signal.SIGKILL)
+            await until(lambda: call(serving.project.state_dir, "ping")["pid"] != killed)
+            await load.answered(4)
+
+    asyncio.run(run())
+
+    assert {pool: process["pid"] for pool, process in processes(serving).items()} == before
+
+
+def test_a_new_generation_and_back_lose_no_request(serving: Serving) -> None:
+    """Forward to another batch size, a failed proof, and back: a client that keeps asking notices nothing."""
+    generation = serving.project.outputs()["generation"]
+
+    async def run() -> None:
+        async with steady(serving.url, serving.expected, clients=2) as load:
+            await load.answered(2)
+            forward = await asyncio.to_thread(serving.project.up, pool={"sequences": 6})
+            assert forward.returncode == 0, forward.stdout
+            await load.answered(3)
+            failed = await asyncio.to_thread(serving.project.up, transfer={"kv_gb_per_s_min": 1e6})
+            assert failed.returncode != 0
+            assert "below the declared floor" in failed.stdout
+            await load.answered(3)
+            back = await asyncio.to_thread(serving.project.up)
+            assert back.returncode == 0, back.stdout
+            await load.answered(3)
+
+    asyncio.run(run())
+
+    assert serving.project.outputs()["generation"] == generation
+    assert len(processes(serving)) == 2
+
+
+def test_down_leaves_nothing(serving: Serving) -> None:
+    """No process, no port, no shared memory."""
+    instances = [process["instance"] for process in processes(serving).values()]
+    ports = [int(process["url"].rpartition(":")[2]) for process in processes(serving).values()]
+
+    down = serving.project.down()
+
+    assert down.returncode == 0, down.stdout
+    assert [pid for instance in instances for pid in marked(instance)] == []
+    for port in [*ports, int(serving.url.rpartition(":")[2])]:
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://127.0.0.1:{port}/")
