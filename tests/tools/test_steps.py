@@ -8,7 +8,7 @@ import pytest
 
 import bootstrap
 from steps import engine, environment, library, model, pulumi_cli
-from steps.frame import Failure, Place, Run
+from steps.frame import Failure, Place, Run, write_whole
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -193,6 +193,13 @@ def test_the_environment_keeps_pulumi_within_the_checkout(set_up: Place):
     assert seen["PATH"].split(":")[0] == str(set_up.library / "bin")
     assert seen["TANDEM_ENGINE_PYTHON"] == str(set_up.engine / "bin/python")
     assert seen["TANDEM_MODEL_DIR"] == str(set_up.model)
+
+
+def test_a_lost_environment_file_is_made_anew(set_up: Place):
+    write_whole(environment.stamp(set_up), environment.key(set_up))
+    assert environment.STEP.is_done(set_up)
+    environment.environment_file(set_up).unlink()
+    assert not environment.STEP.is_done(set_up)
 
 
 def test_a_user_logged_in_elsewhere_stays_so(set_up: Place):

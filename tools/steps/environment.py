@@ -60,8 +60,8 @@ export TANDEM_CACHE TANDEM_ENGINE_PYTHON TANDEM_MODEL_DIR
 
 
 def key(place: Place) -> str:
-    """The content to be."""
-    return digest(text(place))
+    """What the file is to hold, and what it holds: one that was removed or changed is made anew."""
+    return digest(text(place), environment_file(place))
 
 
 def stamp(place: Place) -> Path:
