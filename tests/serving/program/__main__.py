@@ -22,8 +22,9 @@ chat = tandem.Service(
         dtype="float32",
     ),
     engine=tandem.Vllm(version="0.32.0", tool_call_parser="hermes"),
-    prefill=tandem.Pool(**pool, **changes.get("prefill", {})),
-    decode=tandem.Pool(**pool, **changes.get("decode", {})),
+    # a core each: two engines whose threads wait for each other on the same cores stand still
+    prefill=tandem.Pool(cpu_cores="0", **pool, **changes.get("prefill", {})),
+    decode=tandem.Pool(cpu_cores="1", **pool, **changes.get("decode", {})),
     context_tokens=2048,
     transfer=tandem.Transfer(lease_s=6, **changes.get("transfer", {})),
     **{
