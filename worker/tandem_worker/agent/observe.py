@@ -17,10 +17,11 @@ HEALTH_TIMEOUT_S: Final = 2.0
 """With the period, how long a silent engine can look ready: a gateway hears of it after some 3 s."""
 METRICS_TIMEOUT_S: Final = 2.0
 METRICS_BYTES_MAX: Final = 8 * 1024 * 1024
-SEARCH_PERIOD_STARTING_S: Final = 1.0
-SEARCH_PERIOD_S: Final = 10.0
+SEARCH_PERIOD_MIN_S: Final = 1.0
+SEARCH_PERIOD_MAX_S: Final = 16.0
 """How often the tree is searched for new processes and segments. A search reads all of /proc, some
-50 ms of a small machine's core; an engine makes nearly all of them while it starts."""
+50 ms of a small machine's core; an engine makes nearly all of them while it starts, so the period
+doubles once it is ready."""
 
 
 class Tree:
@@ -29,7 +30,8 @@ class Tree:
     def __init__(self, instance: str) -> None:
         self._instance = instance
         self._members: list[psutil.Process] = []
-        self._searched_s = float("-inf")
+        self._search_at_s = float("-inf")
+        self._period_s = SEARCH_PERIOD_MIN_S
 
     def look(self, *, starting: bool) -> str | None:
         """Search when due, write down the tree's shared memory, and say which process is stopped.
@@ -38,9 +40,10 @@ class Tree:
         debugger) leaves its API server answering health checks, so this is seen here or not at all.
         """
         now_s = time.monotonic()
-        if now_s - self._searched_s >= (SEARCH_PERIOD_STARTING_S if starting else SEARCH_PERIOD_S):
+        if now_s >= self._search_at_s:
             self._members = tree_members(self._instance)
-            self._searched_s = now_s
+            self._period_s = SEARCH_PERIOD_MIN_S if starting else min(2 * self._period_s, SEARCH_PERIOD_MAX_S)
+            self._search_at_s = now_s + self._period_s
             with suppress(OSError):  # no /dev/shm to write to: then there is nothing to clean up either
                 record_shm(self._instance, segments_of(member.pid for member in self._members))
         for member in self._members:

@@ -66,6 +66,8 @@ class Shell:
     async def run(self) -> Outcome:
         """From the engine's start to its end; returns when no process of the tree is left."""
         worker = self._worker
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
         async with AsyncExitStack() as stack:
             connector = aiohttp.TCPConnector(limit=8)
             session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
@@ -75,9 +77,6 @@ class Shell:
                 engine = await self._start()
             except OSError as error:
                 return Outcome(Exit.START_FAILED, f"the engine could not be started: {error}", [])
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self._on_signal)
             watchers = [
                 asyncio.create_task(watcher, name=watcher.__name__)
                 for watcher in (self._watch_end(engine), self._watch_health(client), self._watch_load(client))
@@ -87,6 +86,8 @@ class Shell:
             finally:
                 for task in watchers:
                     task.cancel()
+                if self._state.stage is not Stage.EXITED:  # a fault of ours must not leave an engine behind
+                    await self._act(Action.END_TREE, engine)
             await engine.read_rest(OUTPUT_REST_TIMEOUT_S)
         return Outcome(self._state.exit, self._state.reason, engine.tail)
 
@@ -101,7 +102,13 @@ class Shell:
             transports=lambda: transports(self._ucx.seen, self._allowed),
             drain=lambda: self._events.put_nowait(decide.DrainAsked()),
         )
-        runner = web.AppRunner(application(view), access_log=None, keepalive_timeout=15.0, handle_signals=False)
+        runner = web.AppRunner(
+            application(view),
+            access_log=None,
+            keepalive_timeout=15.0,
+            handle_signals=False,
+            shutdown_timeout=1.0,
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         for host in _hosts(worker.place.address):
