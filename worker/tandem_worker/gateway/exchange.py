@@ -245,7 +245,8 @@ class Serving:
         """Prepare an attempt: a fresh start while the client has nothing, else the rest of its stream."""
         relay = self._relay
         if not self.state.sent:
-            self._relay = self._new_relay()
+            if self.state.attempts > 1:
+                self._relay = self._new_relay()
             return
         assert isinstance(relay, IdRelay)
         while relay.history.last_count > 1 and await self._ends_inside_character(worker, relay):

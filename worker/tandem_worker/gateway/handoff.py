@@ -11,8 +11,10 @@ in place: who is busy, who failed. The rules kept here:
 - What the engine says about the request itself (4xx) goes to the client untouched.
 """
 
-from dataclasses import dataclass, replace
 from enum import Enum, auto
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from tandem_worker.contract import Phase
 from tandem_worker.gateway.errors import Refusal
@@ -64,8 +66,7 @@ class Offer(Enum):
     LOST = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """What a request is allowed; fixed for its life."""
 
     disaggregate: bool
@@ -80,8 +81,7 @@ class Terms:
     pinned: Pinned | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(Struct, frozen=True):
     """The state of one request."""
 
     terms: Terms
@@ -100,56 +100,47 @@ class Exchange:
 # What happened.
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+class Begin(Struct, frozen=True):
     """The request was admitted."""
 
 
-@dataclass(frozen=True, slots=True)
-class FleetChanged:
+class FleetChanged(Struct, frozen=True):
     """A parked request may look again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prefilled:
+class Prefilled(Struct, frozen=True):
     """The prefill engine answered."""
 
     status: int
     has_parameters: bool
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeAnswered:
+class DecodeAnswered(Struct, frozen=True):
     """The decode engine (or the only one) sent its response headers."""
 
     status: int
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(Struct, frozen=True):
     """The first part of the answer went to the client."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Struct, frozen=True):
     """The engine's whole answer went to the client."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Struct, frozen=True):
     """The engine that was working on the request failed."""
 
     loss: Loss
     offer: Offer = Offer.LOST
 
 
-@dataclass(frozen=True, slots=True)
-class DeadlinePassed:
+class DeadlinePassed(Struct, frozen=True):
     """The request has taken longer than it may."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClientGone:
+class ClientGone(Struct, frozen=True):
     """The client has hung up; whatever runs for it is stopped."""
 
 
@@ -158,48 +149,41 @@ Event = Begin | FleetChanged | Prefilled | DecodeAnswered | Sent | Finished | Lo
 # What to do.
 
 
-@dataclass(frozen=True, slots=True)
-class RunPrefill:
+class RunPrefill(Struct, frozen=True):
     """Send the prefill half to `worker`."""
 
     worker: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunDecode:
+class RunDecode(Struct, frozen=True):
     """Send the decode half, or the whole request when `handed_off` is False, to `worker`."""
 
     worker: str
     handed_off: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Park:
+class Park(Struct, frozen=True):
     """Wait for the fleet to change, at the longest until `until_s`."""
 
     until_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(Struct, frozen=True):
     """Hand the engine's answer to the client: relay a 2xx, pass anything else untouched."""
 
 
-@dataclass(frozen=True, slots=True)
-class CompleteTail:
+class CompleteTail(Struct, frozen=True):
     """Send the end marks that the engine did not get to send; the answer is complete."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(Struct, frozen=True):
     """Refuse the request: an error answer, or an error event where the stream has begun."""
 
     refusal: Refusal
     in_stream: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
+class Tally(Struct, frozen=True):
     """Count one: `retried`, `resumed`, `fallback`, `timeouts`, `client_gone`."""
 
     what: str

@@ -1,8 +1,11 @@
 """Counts and times of the gateway: for `/metrics` as Prometheus text, for `/fleet` as numbers."""
 
 from collections import deque
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 WINDOW = 2048
 """How many of the latest requests the percentiles of `/fleet` are taken over."""
@@ -53,7 +56,7 @@ class Percentiles:
         return {"p50": at(0.5), "p99": at(0.99), "count": self._count}
 
 
-class Metrics:
+class Metrics(Collector):
     """Everything that is counted; labels come from fixed sets, never from clients."""
 
     def __init__(self) -> None:
@@ -61,15 +64,14 @@ class Metrics:
         self.ttft = Percentiles()
         self.tpot = Percentiles()
         self._registry = CollectorRegistry()
-        self._events = {
-            name: Counter(f"tandem_gateway_{name}", f"Requests: {name}", registry=self._registry) for name in COUNTED
-        }
+        self._registry.register(self)
         self._outcomes = Counter(
             "tandem_gateway_answers",
             "Answers by endpoint, path through the fleet, and outcome",
             ("endpoint", "path", "outcome"),
             registry=self._registry,
         )
+        self._answers: dict[tuple[str, str, str], Counter] = {}
         self._losses = Counter(
             "tandem_gateway_losses", "Failed attempts by phase and kind", ("phase", "kind"), registry=self._registry
         )
@@ -97,11 +99,19 @@ class Metrics:
     def count(self, what: str, by: int = 1) -> None:
         """Count an event of `COUNTED`."""
         self.counts[what] += by
-        self._events[what].inc(by)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The counts as the registry wants them, made when it asks and not per request."""
+        for name, number in self.counts.items():
+            yield CounterMetricFamily(f"tandem_gateway_{name}", f"Requests: {name}", number)
 
     def answered(self, endpoint: str, path: str, outcome: str) -> None:
         """One request has its answer, whatever it is."""
-        self._outcomes.labels(endpoint, path, outcome).inc()
+        key = (endpoint, path, outcome)
+        child = self._answers.get(key)
+        if child is None:
+            child = self._answers[key] = self._outcomes.labels(*key)
+        child.inc()
 
     def lost(self, phase: str, kind: str) -> None:
         """One attempt failed."""

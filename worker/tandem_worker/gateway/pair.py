@@ -5,21 +5,20 @@ none, and the service allows it, a survivor serves the whole request.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from tandem_worker.gateway.fleet import Fleet, Worker
 
 
-@dataclass(frozen=True, slots=True)
-class Pinned:
+class Pinned(Struct, frozen=True):
     """Workers that a proof named; they are used as named and no others instead."""
 
     prefill: str | None = None
     decode: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """What a request needs of the fleet."""
 
     generation: str | None
@@ -32,8 +31,7 @@ class Ask:
     pinned: Pinned | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """Where a request goes: a pair, or one worker for both phases when `prefill` is None."""
 
     decode: str
@@ -70,19 +68,18 @@ def can_serve(fleet: Fleet, ask: Ask) -> bool:
 
 
 def _pair(ready: list[Worker], ask: Ask) -> Route | None:
-    prefills = [worker for worker in ready if worker.record.phase == "prefill"]
-    decodes = [worker for worker in ready if worker.record.phase == "decode"]
-    routes: list[tuple[tuple[int, int, int, int], Worker, Worker]] = []
-    for key in {worker.record.pair_key for worker in prefills}:
-        prefill = _least(ask, (worker for worker in prefills if worker.record.pair_key == key), _prefill_load)
-        decode = _least(ask, (worker for worker in decodes if worker.record.pair_key == key), _decode_load)
-        if prefill is not None and decode is not None:
-            rank = (_blame(ask, prefill) + _blame(ask, decode), *_prefill_load(prefill), decode.decodes)
-            routes.append((rank, prefill, decode))
-    if not routes:
-        return None
-    rank, prefill, decode = min(routes, key=lambda route: route[0])
-    return Route(decode.record.name, prefill.record.name, fresh=rank[0] == 0)
+    best: tuple[tuple[int, ...], Route] | None = None
+    for key in {worker.record.pair_key for worker in ready}:
+        same = [worker for worker in ready if worker.record.pair_key == key]
+        prefill = _least(ask, (worker for worker in same if worker.record.phase == "prefill"), _prefill_load)
+        decode = _least(ask, (worker for worker in same if worker.record.phase == "decode"), _decode_load)
+        if prefill is None or decode is None:
+            continue
+        blame = _blame(ask, prefill) + _blame(ask, decode)
+        rank = (blame, *_prefill_load(prefill), decode.decodes)
+        if best is None or rank < best[0]:
+            best = rank, Route(decode.record.name, prefill.record.name, fresh=blame == 0)
+    return best and best[1]
 
 
 def _whole(ready: list[Worker], ask: Ask) -> Route | None:

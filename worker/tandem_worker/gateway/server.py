@@ -317,6 +317,9 @@ class Gateway:
         if request.headers.get("expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
+        if request.content.is_eof() or request.content.at_eof():
+            whole = request.content.read_nowait()
+            return too_large if len(whole) > limit else read_request(request.path, whole, self.spec.served_names)
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
