@@ -128,7 +128,15 @@ def make_view(place: Place, run: Run) -> None:
     (packages(place.engine) / "engine.pth").write_text(f"{packages(site(place))}\n")
     pip = (place.library / "bin/python", "-m", "pip", "--python", place.engine / "bin/python")
     run(
-        *(*pip, "install", "--disable-pip-version-check", "--no-deps", "--editable", place.checkout / "worker"),
+        *(
+            *pip,
+            "install",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--no-build-isolation",
+            "--editable",
+            place.checkout / "worker",
+        ),
         why="install tandem-worker into .venv-engine",
     )
 

@@ -34,7 +34,7 @@ def make(place: Place, run: Run) -> None:
     run.report("packages of tools/requirements.txt, and this checkout's two distributions")
     pip = (place.library / "bin/python", "-m", "pip", "install", "--disable-pip-version-check")
     run(*pip, "-r", "tools/requirements.txt", why="install the library's packages", cwd=place.checkout)
-    own = ("--no-deps", "--editable", "worker/", "--editable", ".")
+    own = ("--no-deps", "--no-build-isolation", "--editable", "worker/", "--editable", ".")
     run(*pip, *own, why="install this checkout's distributions", cwd=place.checkout)
     run(place.library / "bin/python", "-m", "pip", "check", why="fit the pinned packages to pyproject.toml")
     link_for_dynamic_providers(place)
