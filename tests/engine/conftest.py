@@ -68,7 +68,9 @@ class Project:
         return {process["name"] for process in self.status()["processes"] if process["alive"]}
 
 
-def make_project(folder: Path, runtime: Path, *, timeout_s: float = COMMAND_TIMEOUT_S, **environment: str) -> Project:
+def make_project(
+    folder: Path, runtime: Path, environment: dict[str, str], timeout_s: float = COMMAND_TIMEOUT_S
+) -> Project:
     """An empty project that brings the test's service up."""
     folder.mkdir()
     for file in PROGRAM.iterdir():
@@ -102,6 +104,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
     """A project whose engines are fakes; everything of it is gone afterwards."""
     runtime = tmp_path / "run"
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    project = make_project(tmp_path / "project", runtime, **fake_engines())
+    project = make_project(tmp_path / "project", runtime, fake_engines())
     yield project
     call(project.state_dir, "shutdown", start=False)

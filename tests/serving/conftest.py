@@ -34,8 +34,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     before = os.environ.get("XDG_RUNTIME_DIR")
     os.environ["XDG_RUNTIME_DIR"] = str(folder / "run")  # of this process too: it asks the same supervisor
     model = Path(os.environ["TANDEM_MODEL_DIR"])
-    project = make_project(folder / "project", folder / "run", timeout_s=UP_TIMEOUT_S)
-    project.environment["TANDEM_MODEL_DIR"] = str(model)
+    project = make_project(folder / "project", folder / "run", {"TANDEM_MODEL_DIR": str(model)}, UP_TIMEOUT_S)
     try:
         up = project.up()
         assert up.returncode == 0, up.stdout

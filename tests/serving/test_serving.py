@@ -3,6 +3,7 @@
 import asyncio
 import json
 import subprocess
+from typing import Any
 
 import openai
 import pytest
@@ -58,15 +59,16 @@ def test_curl_works_against_the_printed_address(serving: Serving) -> None:
 def test_the_openai_client_works(serving: Serving) -> None:
     """Chat, streaming chat, completions, tools and models through the official client."""
     client = openai.OpenAI(base_url=f"{serving.url}/v1", api_key="none")
-    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    messages: Any = [{"role": "user", "content": "What is the capital of France?"}]
+    tools: Any = TOOLS
 
-    chat = client.chat.completions.create(model=MODEL, messages=messages, temperature=0, max_tokens=16)
+    chat: Any = client.chat.completions.create(model=MODEL, messages=messages, temperature=0, max_tokens=16)
     stream = client.chat.completions.create(model=MODEL, messages=messages, temperature=0, max_tokens=16, stream=True)
-    text = client.completions.create(model=MODEL, prompt="Paris is", temperature=0, max_tokens=4)
-    tool = client.chat.completions.create(
+    text: Any = client.completions.create(model=MODEL, prompt="Paris is", temperature=0, max_tokens=4)
+    tool: Any = client.chat.completions.create(
         model=MODEL,
         messages=messages,
-        tools=TOOLS,
+        tools=tools,
         max_tokens=64,
         temperature=0,
         tool_choice={"type": "function", "function": {"name": "get_weather"}},

@@ -152,9 +152,9 @@ def _answer(
     headers: dict[str, str],
 ) -> Answer:
     choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
-    logprobs = [entry for choice in choices for entry in (choice.get("logprobs") or {}).get("content") or []]
+    logprobs = [entry for choice in choices for entry in _logprobs(choice)]
     names = {name.lower(): value for name, value in headers.items()}
-    usage = next((chunk["usage"] for chunk in reversed(chunks) if chunk.get("usage")), {})
+    prompt_tokens: list[int] = [chunk["usage"]["prompt_tokens"] for chunk in chunks if chunk.get("usage")]
     span_s = arrivals_s[-1] - arrivals_s[0] if arrivals_s else 0.0
     pieces = [choice["delta"].get("content") for choice in choices]
     return Answer(
@@ -162,13 +162,18 @@ def _answer(
         # An engine that gives no log-probabilities must answer alike, piece by piece.
         tokens=tuple(entry["token"] for entry in logprobs) or tuple(piece for piece in pieces if piece),
         gaps_nats=tuple(_gap_nats(entry) for entry in logprobs) or tuple(float("inf") for piece in pieces if piece),
-        prompt_tokens=usage.get("prompt_tokens", 0),
+        prompt_tokens=prompt_tokens[-1] if prompt_tokens else 0,
         ttft_ms=(arrivals_s[0] - started_s) * 1e3 if arrivals_s else 0.0,
         tpot_ms=span_s * 1e3 / max(1, len(arrivals_s) - 1),
         path=names.get("x-tandem-path", "by an unknown path"),
         prefill=names.get("x-tandem-prefill", ""),
         decode=names.get("x-tandem-decode", ""),
     )
+
+
+def _logprobs(choice: dict[str, Any]) -> list[dict[str, Any]]:
+    found: Any = choice.get("logprobs")
+    return (found["content"] or []) if found else []
 
 
 def _gap_nats(entry: dict[str, Any]) -> float:
