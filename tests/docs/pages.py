@@ -12,11 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import Metric
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from pulumi_tandem import check, declare
@@ -30,6 +27,10 @@ from tandem_worker.dialects.vllm_metrics import EngineNumbers
 from tandem_worker.gateway import resume
 from tandem_worker.gateway.metrics import COUNTED, Metrics
 from tandem_worker.gateway.resume import Role
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+    from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).parents[2]
 MARK = re.compile(r"(?P<open><!-- made from the code: (?P<name>[a-z-]+) -->\n).*?(?P<close><!-- end -->)", re.DOTALL)
@@ -55,16 +56,22 @@ GROUPS = {
 """Heading by the code's first three digits; a rule outside of them needs a new row."""
 
 
+RULES_INTRODUCTION = """\
+Every declaration is judged by all of these rules before the first resource of its service is registered, and all
+findings come out together.
+An `error` stops the preview with exit code 1; a `warning` is shown and lets it go on.
+`tandem explain CODE` prints the same text; `tandem check FILE` applies the rules without Pulumi.
+A code never changes its meaning.
+"""
+
+
 def rules_page() -> str:
     """docs/rules.md: every rule with its story."""
     rules = check.RULES.values()
     parts = [
         MADE,
         "# The rules\n",
-        "Every declaration is judged by all of these rules before the first resource of its service is registered, and "
-        "all findings come out together.\nAn `error` stops the preview with exit code 1; a `warning` is shown and lets it go on.\n"
-        "`tandem explain CODE` prints the same text; `tandem check FILE` applies the rules without Pulumi.\n"
-        "A code never changes its meaning.\n",
+        RULES_INTRODUCTION,
         table(
             ("code", "severity", "what must hold"),
             ((f"[{rule.code}](#{rule.code.lower()})", rule.severity, rule.title) for rule in rules),
@@ -93,13 +100,18 @@ NOUNS: tuple[tuple[type[Noun], ModuleType], ...] = (
 )
 
 
+DECLARATION_INTRODUCTION = """\
+Values that a program writes, as `tandem.Service(...)` after `import pulumi_tandem as tandem`.
+They are frozen, take keywords only, and refuse fields that they do not have. Units stand in the names.
+"""
+
+
 def declaration_page() -> str:
     """docs/declaration.md: every noun and field."""
     parts = [
         MADE,
         "# The declaration\n",
-        "Values that a program writes, as `tandem.Service(...)` after `import pulumi_tandem as tandem`.\n"
-        "They are frozen, take keywords only, and refuse fields that they do not have. Units stand in the names.\n",
+        DECLARATION_INTRODUCTION,
     ]
     for noun, module in NOUNS:
         texts = _field_texts(noun, module)
@@ -108,7 +120,7 @@ def declaration_page() -> str:
     return "\n".join(parts)
 
 
-def _fields(noun: type[Noun]) -> Iterator[tuple[str, FieldInfo]]:
+def _fields(noun: type[Noun]) -> "Iterator[tuple[str, FieldInfo]]":
     yield from noun.model_fields.items()
 
 
@@ -131,7 +143,7 @@ def _prose(text: Any) -> str:
     return " ".join(textwrap.dedent(str(text)).split())
 
 
-def _kind(field: FieldInfo) -> str:
+def _kind(field: "FieldInfo") -> str:
     annotation = field.annotation
     kind = annotation.__name__ if isinstance(annotation, type) and not _has_arguments(annotation) else str(annotation)
     kind = re.sub(r"pulumi_tandem\.declare\.\w+\.|typing\.", "", kind)
@@ -142,7 +154,7 @@ def _has_arguments(annotation: object) -> bool:
     return bool(getattr(annotation, "__args__", ()))
 
 
-def _default(field: FieldInfo) -> str:
+def _default(field: "FieldInfo") -> str:
     if field.default is PydanticUndefined and field.default_factory is None:
         return "needed"
     value = field.get_default(call_default_factory=True, validated_data={})
@@ -206,6 +218,75 @@ def resume_table() -> str:
     )
 
 
+# --- why a request ran whole, and errors ----------------------------------------------------------
+
+ASKED = {
+    "n": ("`n` above 1", "/v1/chat/completions", {"n": 2}),
+    "best_of": ("`best_of` above 1", "/v1/completions", {"best_of": 2}),
+    "beam-search": ("`use_beam_search`", "/v1/completions", {"use_beam_search": True}),
+    "echo": ("`echo`", "/v1/completions", {"echo": True}),
+    "prompt-logprobs": ("`prompt_logprobs`", "/v1/completions", {"prompt_logprobs": 1}),
+    "prompt-embeds": ("`prompt_embeds`", "/v1/completions", {"prompt_embeds": "a"}),
+    "several-prompts": ("a list of prompts", "/v1/completions", {"prompt": ["a", "b"]}),
+    "responses-tools": ("`tools` on `/v1/responses`", "/v1/responses", {"tools": [{"type": "function"}]}),
+}
+"""What a client asked for, by the reason that the gateway gives; with a sample that a test judges."""
+
+FOUND = {
+    "no-prefill-ready": "no prefill worker is ready; a survivor serves",
+    "no-decode-ready": "no decode worker is ready; a survivor serves",
+    "pair-failed": "every ready pair has failed this request; a survivor serves",
+    "one-pool": "the service is aggregated",
+    "proof": "a proof asked for it",
+}
+"""What the gateway found, by its reason."""
+
+ERRORS = {
+    "invalid_request": ("400, 413, ...", "invalid_request_error", "no JSON object, wrong types, a body too large"),
+    "unsupported_parameter": ("400", "invalid_request_error", "`/v1/responses` asked to keep state between requests"),
+    "invalid_api_key": ("401", "invalid_request_error", "keys are configured and none of them was sent"),
+    "proof_token_required": ("403", "permission_error", "a header that chooses workers came without the proof token"),
+    "model_not_found": ("404", "invalid_request_error", "a model that is none of the served names"),
+    "not_found": ("404", "invalid_request_error", "no such path"),
+    "method_not_allowed": ("405", "invalid_request_error", "the path takes another method, see `allow`"),
+    "queue_full": ("429", "overloaded", "the service's queue is full; `retry-after` says when a place may be free"),
+    "engine_queue_full": ("429", "overloaded", "every engine that could serve it has a full queue of its own"),
+    "internal_error": ("500", "internal_error", "a fault of the gateway; it is in its log"),
+    "not_implemented": ("501", "not_implemented_error", "embeddings, reranking, scoring, audio, images"),
+    "engine_lost": ("502", "engine_lost", "no engine could finish the request, or a stream could not go on"),
+    "no_worker": ("503", "service_unavailable", "no worker was ready in time"),
+    "not_ready": ("503", "service_unavailable", "`/health` only: the active generation cannot serve"),
+    "too_many_connections": ("503", "service_unavailable", "too many open connections"),
+    "deadline_exceeded": ("504", "timeout", "longer than `limits.request_timeout_s`, waiting included"),
+}  # fmt: skip
+"""Status, type and cause of every error of the gateway's own, by its code."""
+
+
+def reasons_table() -> str:
+    """Values of `x-tandem-reason`."""
+    rows = [(f"`{reason}`", f"the client asked for {words}") for reason, (words, _, _) in ASKED.items()]
+    return table(("x-tandem-reason", "why the request ran whole on one worker"), rows + [
+        (f"`{reason}`", words) for reason, words in FOUND.items()
+    ])  # fmt: skip
+
+
+def errors_table() -> str:
+    """Errors of the gateway."""
+    rows = ((status, f"`{kind}`", f"`{code}`", words) for code, (status, kind, words) in ERRORS.items())
+    return table(("status", "type", "code", "when"), rows)
+
+
+def refusals() -> set[tuple[str, str, str]]:
+    """Status, type and code of every `Refusal(...)` in the gateway's source; the status `...` where it is computed."""
+    found: set[tuple[str, str, str]] = set()
+    for file in (ROOT / "worker/tandem_worker/gateway").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Refusal":
+                first = [str(arg.value) if isinstance(arg, ast.Constant) else "..." for arg in node.args[:3]]
+                found.add((first[0], first[1], first[2]))
+    return found
+
+
 # --- metrics --------------------------------------------------------------------------------------
 
 COUNTED_WORDS = {
@@ -225,8 +306,9 @@ COUNTED_WORDS = {
 
 def gateway_metrics() -> str:
     """The gateway's metrics of docs/gateway.md."""
-    registry: CollectorRegistry = Metrics()._registry
-    return _metrics_table(registry.collect(), lambda name: COUNTED_WORDS.get(name.removeprefix("tandem_gateway_"), ""))
+    return _metrics_table(
+        Metrics()._registry.collect(), lambda name: COUNTED_WORDS.get(name.removeprefix("tandem_gateway_"), "")
+    )
 
 
 def agent_metrics() -> str:
@@ -237,7 +319,7 @@ def agent_metrics() -> str:
     return _metrics_table(reading.collect(), lambda _: "")
 
 
-def _metrics_table(metrics: Iterable[Metric], words: Callable[[str], str]) -> str:
+def _metrics_table(metrics: "Iterable[Metric]", words: Callable[[str], str]) -> str:
     rows: list[tuple[str, str, str, str]] = []
     for metric in metrics:
         suffix = "_total" if metric.type == "counter" else ""
@@ -276,6 +358,8 @@ def exit_codes() -> str:
 PAGES: dict[str, Callable[[], str]] = {"docs/rules.md": rules_page, "docs/declaration.md": declaration_page}
 BLOCKS: dict[str, Callable[[], str]] = {
     "resume": resume_table,
+    "reasons": reasons_table,
+    "errors": errors_table,
     "gateway-metrics": gateway_metrics,
     "agent-metrics": agent_metrics,
     "exit-codes": exit_codes,

@@ -33,4 +33,4 @@ for text in json.loads(sys.stdin.read()):
     run(text)
     results.append(sorted(seen))
     seen.clear()
-print(json.dumps(results))
+sys.stdout.write(json.dumps(results))

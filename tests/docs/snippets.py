@@ -16,9 +16,12 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 from tests.docs.pages import ROOT, documents
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
@@ -81,26 +84,37 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 def unresolved(text: str) -> list[str]:
     """Names that a program uses and that nothing defines: unknown modules, attributes of modules, and variables."""
-    tree = ast.parse(text)
+    nodes = list(ast.walk(ast.parse(text)))
     modules: dict[str, ModuleType] = {}
-    known = set(vars(builtins))
     missing: list[str] = []
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 modules[alias.asname or alias.name.partition(".")[0]] = importlib.import_module(alias.name)
         elif isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module or "")
-            known |= {alias.asname or alias.name for alias in node.names}
             missing += [f"{node.module}.{alias.name}" for alias in node.names if not hasattr(module, alias.name)]
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            known.add(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.arg):
-            known.add(node.arg if isinstance(node, ast.arg) else node.name)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in known | set(modules):
+    known = {*vars(builtins), *modules, *(name for node in nodes for name in _bound(node))}
+    for node in nodes:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in known:
             missing.append(node.id)
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
-            if not hasattr(modules[node.value.id], node.attr):
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = modules.get(node.value.id)
+            if module is not None and not hasattr(module, node.attr):
                 missing.append(f"{node.value.id}.{node.attr}")
     return missing
+
+
+def _bound(node: ast.AST) -> list[str]:
+    """Names that a node gives a meaning."""
+    match node:
+        case ast.ImportFrom():
+            return [alias.asname or alias.name for alias in node.names]
+        case ast.Name(ctx=ast.Store()):
+            return [node.id]
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return [node.name]
+        case ast.arg():
+            return [node.arg]
+        case _:
+            return []

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 import pytest
+
 from pulumi_tandem import check, declare
 from pulumi_tandem.cli.main import main as tandem
 from pulumi_tandem.finding import DeclarationError, report
-
 from tandem_worker.gateway.request import ANY_WORKER, GENERATING, NOT_SERVED
 from tests.docs.pages import ROOT, documents
 from tests.docs.snippets import Block, anchors, blocks, commands, links, unresolved
@@ -20,6 +20,7 @@ from tests.docs.snippets import Block, anchors, blocks, commands, links, unresol
 PURPOSES = {"declaration", "wrong", "program", "client"}
 PULUMI = {"up", "preview", "destroy", "refresh", "stack", "cancel"}
 GATEWAY_PATHS = {"/live", "/health", "/metrics", "/fleet", "/v1/models", *GENERATING, *ANY_WORKER, *NOT_SERVED}
+HARMLESS = {"kill", "umask", "printf", "git", "pip", "cd", "ruff", "pyright"}
 AGENT_PATHS = {"/live", "/ready", "/factors", "/metrics", "/drain"}
 
 
@@ -129,26 +130,26 @@ def told(block: Block) -> str:
 
 def complaint(words: list[str]) -> str:
     """What is wrong with a command line, empty when nothing is."""
+    found = words[0] if words[0] not in HARMLESS else ""
     match words:
         case ["tools/run", *rest]:
-            return complaint(rest)
+            found = complaint(rest)
         case ["make", *targets]:
             known = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-            return next((target for target in targets if "=" not in target and target not in known), "")
+            found = next((target for target in targets if "=" not in target and target not in known), "")
         case ["tandem", name, *rest]:
-            return about_tandem(name, rest)
+            found = about_tandem(name, rest)
         case ["pulumi", name, *_]:
-            return "" if name in PULUMI else name
+            found = "" if name in PULUMI else name
         case ["python" | "python3", "-m", module, *_]:
-            return "" if importlib.util.find_spec(module) else module
+            found = "" if importlib.util.find_spec(module) else module
         case ["python" | "python3", script, *_]:
-            return "" if (ROOT / script).exists() else script
+            found = "" if (ROOT / script).exists() else script
         case ["curl", *rest]:
-            return next(filter(None, map(about_address, rest)), "")
-        case ["kill" | "umask" | "printf" | "git" | "pip" | "cd" | "ruff" | "pyright", *_]:
-            return ""
+            found = next(filter(None, map(about_address, rest)), "")
         case _:
-            return words[0]
+            pass
+    return found
 
 
 def about_tandem(name: str, rest: list[str]) -> str:
