@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.serving.service import serving
+
+__all__ = ["serving"]  # one service for the serving and the faults rung
+
 settings.register_profile("tandem", deadline=None)  # a slow example says something of the machine, not of the code
 settings.load_profile("tandem")
 

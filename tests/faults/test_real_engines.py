@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from pulumi_tandem.local.client import call
-from tests.serving.conftest import Serving
 from tests.serving.load import steady
+from tests.serving.service import Serving
 
 pytestmark = pytest.mark.faults
 

@@ -8,8 +8,8 @@ from typing import Any
 import openai
 import pytest
 
-from tests.serving.conftest import Serving
 from tests.serving.load import MODEL, TOOLS, steady
+from tests.serving.service import Serving
 
 pytestmark = pytest.mark.serving
 
