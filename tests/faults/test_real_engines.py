@@ -6,6 +6,7 @@ Each case waits until what died is back, so that the next one starts from a whol
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -147,6 +148,33 @@ def test_a_stopped_engine_loses_no_request(serving: Serving, side: str) -> None:
     asyncio.run(run())
 
     assert counts(serving)["typed_errors"] == before["typed_errors"]
+
+
+@pytest.mark.parametrize("side", ["prefill", "decode"])
+def test_a_cut_connection_loses_no_request(serving: Serving, side: str) -> None:
+    """The engine lives, the gateway's connections to it do not."""
+    before = counts(serving)
+    port = processes(serving)[side]["ports"]["http"]
+
+    async def run() -> None:
+        async with steady(serving.url, serving.expected) as load:
+            await load.answered(2)
+            await until(lambda: streams_at(serving, side))
+            cut = subprocess.run(
+                ["ss", "-K", "-t", "dst", "127.0.0.1", "dport", "=", str(port)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if "ESTAB" not in cut.stdout:
+                pytest.skip(f"this kernel, or this user, cannot cut connections from outside: {cut.stderr.strip()}")
+            await load.answered(6)
+
+    asyncio.run(run())
+
+    after = counts(serving)
+    assert after["typed_errors"] == before["typed_errors"]
+    assert after["retried"] + after["resumed"] > before["retried"] + before["resumed"], "the cut met no request"
 
 
 def test_a_killed_supervisor_is_not_noticed(serving: Serving) -> None:
