@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from tandem_worker.agent.decide import (
     DEAD_HEALTH_S,
     STALL_S,
+    TEARDOWN_S,
     Action,
     Decision,
     DrainAsked,
@@ -20,6 +21,7 @@ from tandem_worker.agent.decide import (
     StopAsked,
     Tick,
     Unwell,
+    WorkDone,
     decide,
     next_deadline_s,
 )
@@ -158,6 +160,23 @@ def test_gives_kv_leases_what_is_left_of_the_drain() -> None:
     assert killed.reason == "the engine was still running 27 s after SIGTERM and was killed"
 
 
+def test_does_not_wait_for_an_engine_that_only_tears_itself_down() -> None:
+    """Once nothing is left to serve or to be read, the rest of the tree is ended soon, and that is a clean drain."""
+    stopping, _ = after(draining(20.0), (23.0, load(0, 23.0)), (24.0, WorkDone()))
+    ended, actions = decide(stopping, Tick(), 24.0 + TEARDOWN_S)
+
+    assert next_deadline_s(stopping) == 24.0 + TEARDOWN_S
+    assert (ended.exit, ended.reason, actions) == (Exit.DRAINED, "", STOP_WORKER)
+
+
+def test_lets_cut_off_requests_have_their_last_words() -> None:
+    """After a drain ran out of time, the engine gets its whole time to stop, whatever its core says."""
+    state, _ = after(draining(20.0), (50.0, load(3, 50.0)))
+
+    assert decide(state, WorkDone(), 51.0) == (state, ())
+    assert decide(draining(), WorkDone(), 21.0) == (draining(), ())
+
+
 def test_stops_the_engine_when_the_drain_runs_out_of_time() -> None:
     """Requests that do not end are cut off with SIGTERM, then SIGKILL, and the exit code says so."""
     state, actions = after(draining(20.0), (50.0, load(3, 50.0)))
@@ -198,6 +217,7 @@ EVENTS = st.one_of(
     st.just(EngineEnded("exited")),
     st.just(DrainAsked()),
     st.just(StopAsked()),
+    st.just(WorkDone()),
     st.just(Tick()),
 )
 ORDER = [Stage.STARTING, Stage.READY, Stage.DRAINING, Stage.STOPPING, Stage.EXITED]

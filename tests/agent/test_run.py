@@ -157,6 +157,17 @@ def test_kills_an_engine_that_ignores_its_end(start: Start) -> None:
     assert tree_members(agent.instance) == []
 
 
+def test_does_not_wait_for_the_teardown_of_an_idle_engine(start: Start) -> None:
+    """An engine that says its work is done is ended, with a good exit code, long before its time is up."""
+    argv = ("python", str(TREE_ENGINE), "--port", "$(TANDEM_PORT_HTTP)", "--stop", "linger")
+    agent = start(argv=argv, drain_timeout_s=600.0, stop_timeout_s=600.0)
+    agent.until_ready()
+    agent.process.terminate()
+
+    assert agent.wait() == 0, agent.last_words()
+    assert tree_members(agent.instance) == []
+
+
 def test_stops_at_once_on_a_second_signal(start: Start) -> None:
     """Whoever sends SIGTERM twice does not wait for requests."""
     agent = start()

@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+WORK_DONE = "[shutdown] EngineCore: request processing complete; starting resource teardown"
+"""As vLLM 0.32 says it; with `--stop linger` it is all that SIGTERM leads to."""
+
 
 def hold_segment() -> mmap.mmap:
     """Map a named file in /dev/shm and leave its name behind, as a killed engine would."""
@@ -78,6 +81,8 @@ def run_api(port: int, stop: str) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     if stop == "ignore":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if stop == "linger":
+        signal.signal(signal.SIGTERM, lambda *_: say(WORK_DONE))
     say("api")
     server.serve_forever()
 
@@ -86,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--role", default="api")
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--stop", default="obey", choices=["obey", "ignore"])
+    parser.add_argument("--stop", default="obey", choices=["obey", "ignore", "linger"])
     parser.add_argument("--fail", action="store_true")
     options = parser.parse_args()
     if options.fail:

@@ -21,6 +21,10 @@ STALL_S = 15.0
 """Running requests without a model step for this long mean a stopped core. A step is one chunk of
 prefill at most, which takes seconds on a slow CPU, so this cannot be much shorter."""
 
+TEARDOWN_S = 2.0
+"""What an engine gets to end its own processes once it has nothing left to do for anybody. vLLM 0.32
+with NIXL takes 15 s, since its worker does not end before it is killed."""
+
 
 class Exit(IntEnum):
     """The agent's exit codes."""
@@ -73,6 +77,8 @@ class State:
     """From the agent's start of the engine to its first good health check."""
     kill_at_s: float = 0.0
     """STOPPING: when the tree is killed."""
+    work_is_done: bool = False
+    """STOPPING: the engine has said that no request and no KV lease is left."""
     exit: Exit = Exit.DRAINED
     reason: str = ""
 
@@ -120,6 +126,11 @@ class EngineEnded:
 
 
 @dataclass(frozen=True)
+class WorkDone:
+    """The engine, told to stop, says that no request and no KV lease is left; only its own teardown is."""
+
+
+@dataclass(frozen=True)
 class DrainAsked:
     """SIGTERM, or POST /drain; asking again changes nothing."""
 
@@ -134,7 +145,7 @@ class Tick:
     """Time has passed."""
 
 
-Event = Healthy | Unwell | Load | EngineEnded | DrainAsked | StopAsked | Tick
+Event = Healthy | Unwell | Load | EngineEnded | WorkDone | DrainAsked | StopAsked | Tick
 
 
 class Action(Enum):
@@ -182,6 +193,8 @@ def decide(state: State, event: Event, now_s: float) -> Decision:
     match event:
         case EngineEnded():
             return _on_engine_ended(state, event, now_s)
+        case WorkDone():
+            return _on_work_done(state, now_s)
         case DrainAsked():
             return _on_drain_asked(state, now_s)
         case StopAsked():
@@ -206,6 +219,13 @@ def _on_engine_ended(state: State, event: EngineEnded, now_s: float) -> Decision
             return _exit(state, Exit.ENGINE_DIED, f"the engine {event.how} before its requests were done", now_s)
         case Stage.STOPPING | Stage.EXITED:
             return _exit(state, state.exit, state.reason, now_s)
+
+
+def _on_work_done(state: State, now_s: float) -> Decision:
+    # Where requests were cut off by SIGTERM, the API server may still be writing their last words.
+    if state.stage is not Stage.STOPPING or state.exit is not Exit.DRAINED:
+        return state, ()
+    return replace(state, work_is_done=True, kill_at_s=min(state.kill_at_s, now_s + TEARDOWN_S)), ()
 
 
 def _on_drain_asked(state: State, now_s: float) -> Decision:
@@ -271,7 +291,7 @@ def _on_time(state: State, now_s: float) -> Decision:
         case Stage.DRAINING:
             why = f"requests were still running {limits.drain_timeout_s:g} s after the drain began"
             return _stop(state, Exit.DRAIN_TIMED_OUT, why, now_s, now_s + limits.stop_timeout_s)
-        case Stage.STOPPING if state.exit is Exit.DRAINED:
+        case Stage.STOPPING if state.exit is Exit.DRAINED and not state.work_is_done:
             why = f"the engine was still running {now_s - state.since_s:.0f} s after SIGTERM and was killed"
             return _exit(state, Exit.DRAIN_TIMED_OUT, why, now_s)
         case Stage.STOPPING | Stage.EXITED:

@@ -19,6 +19,7 @@ from tandem_worker.agent.processes import Engine, start_engine
 from tandem_worker.agent.spec import Command, Place
 from tandem_worker.agent.transport import UcxTables, allowed_transport, transports
 from tandem_worker.contract import WorkerSpec
+from tandem_worker.dialects.vllm_output import has_one_core, says_work_is_done
 from tandem_worker.tree import end_tree
 
 log = logging.getLogger("tandem.agent")
@@ -60,6 +61,7 @@ class Shell:
         self._state = decide.begin(worker.spec, time.monotonic())
         self._ucx = UcxTables()
         self._allowed = allowed_transport(worker.command.argv, worker.environment)
+        self._one_core = has_one_core(worker.command.argv)
         self._stage_changed = asyncio.Event()
         self._drain_signals = 0
 
@@ -116,9 +118,14 @@ class Shell:
 
     async def _start(self) -> Engine:
         worker = self._worker
-        engine = await start_engine(worker.command, worker.environment, self._ucx.take)
+        engine = await start_engine(worker.command, worker.environment, self._on_line)
         log.info("worker %s: engine started as process %d", worker.place.name, engine.pid)
         return engine
+
+    def _on_line(self, line: str) -> None:
+        self._ucx.take(line)
+        if self._one_core and says_work_is_done(line):
+            self._events.put_nowait(decide.WorkDone())
 
     def _on_signal(self) -> None:
         self._drain_signals += 1
