@@ -95,6 +95,12 @@ def streams_at(serving: Serving, side: str) -> bool:
     return running["running_prefill" if side == "prefill" else "running_decode"] > 0
 
 
+def cut_connections_to(port: int) -> subprocess.CompletedProcess[str]:
+    """Have the kernel destroy every connection to a local port."""
+    command = ["ss", "-K", "-t", "dst", "127.0.0.1", "dport", "=", str(port)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def counts(serving: Serving) -> dict[str, int]:
     return fleet(serving)["counts"]
 
@@ -160,12 +166,7 @@ def test_a_cut_connection_loses_no_request(serving: Serving, side: str) -> None:
         async with steady(serving.url, serving.expected) as load:
             await load.answered(2)
             await until(lambda: streams_at(serving, side))
-            cut = subprocess.run(
-                ["ss", "-K", "-t", "dst", "127.0.0.1", "dport", "=", str(port)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            cut = await asyncio.to_thread(cut_connections_to, port)
             if "ESTAB" not in cut.stdout:
                 pytest.skip(f"this kernel, or this user, cannot cut connections from outside: {cut.stderr.strip()}")
             await load.answered(6)
