@@ -60,6 +60,7 @@ class IdRelay:
         self.tokens = 0
         self.failure: Loss | None = None
         self._chat = chat
+        self._text_mark = _CHAT_TEXT if chat else _TEXT
         self._usage_asked = usage_asked
         self._usage_sent = False
         self._finished = False
@@ -114,35 +115,33 @@ class IdRelay:
         self.failure = None
         self.history.drop_pending()
         self._continued = True
+        self._text_mark = _TEXT
         self._before = self.history.output_count
 
     def _event(self, event: bytes) -> bytes:
         start = event.rfind(_IDS)
         if start < 0:
             return self._event_without_ids(event)
+        start += len(_IDS)
         end = event.find(b"]", start)
-        ids = event[start + len(_IDS) : end]
-        if not (event.startswith(_EVENT) and event.endswith(b"}") and (ids.isdigit() or _are_ids(ids))):
+        ids = event[start:end]
+        one = ids.isdigit()
+        if not (one or _are_ids(ids)) or not event.startswith(_EVENT) or not event.endswith(b"}"):
             raise _Bad(Loss.GARBAGE)
-        event = b"%bnull%b" % (event[: start + len(_IDS) - 1], event[end + 1 :])
-        if not self._head or self._continued:
+        event = b"%bnull%b" % (event[: start - 1], event[end + 1 :])
+        if self._continued or not self._head:
             event = self._take_prompt(event)
+        self.tokens += 1 if one else 1 + ids.count(b",")
         finished = FINISHED in event
-        with_text = self._has_text(event)
-        if with_text is None:
+        # Whether the chunk brings text; what brings something else is a tool call or reasoning.
+        at = event.find(self._text_mark)
+        with_text = at >= 0 and event[at + len(self._text_mark)] != _QUOTE
+        if at < 0 and _CHAT_NOTHING not in event:
             self.history.close("parsed-output")
-        self.history.add(ids, with_text=bool(with_text) or finished)
-        self.tokens += 1 + ids.count(b",")
-        self._finished = self._finished or finished
+        if finished:
+            self._finished = with_text = True
+        self.history.add(ids, with_text=with_text)
         return self._translate(event) if self._continued else event + _END
-
-    def _has_text(self, event: bytes) -> bool | None:
-        """Whether a chunk brings text; None when it brings something else (a tool call, reasoning)."""
-        mark = _CHAT_TEXT if self._chat and not self._continued else _TEXT
-        at = event.find(mark)
-        if at >= 0:
-            return event[at + len(mark)] != _QUOTE
-        return False if _CHAT_NOTHING in event else None
 
     def _event_without_ids(self, event: bytes) -> bytes:
         if event.startswith(DONE):

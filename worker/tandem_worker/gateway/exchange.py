@@ -35,6 +35,8 @@ PATHS = {
     "messages": "/v1/messages",
 }
 EVENT_STREAM = "text/event-stream"
+LAST_WORDS_S = 2.0
+"""How long after its deadline a request may take to tell the client so."""
 IDS_TO_DECODE = 8
 """Enough ids to see whether the last one ends inside a character: none is longer than four bytes."""
 
@@ -48,6 +50,14 @@ class Client(Protocol):
 
     async def write(self, data: bytes) -> None:
         """Send a part of the stream; waits while the client does not take it."""
+        ...
+
+    def push(self, data: bytes) -> bool:
+        """Send a part of the stream without waiting; False when the client takes it too slowly."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was pushed."""
         ...
 
     async def answer(self, status: int, content_type: str, headers: dict[str, str], body: bytes) -> None:
@@ -116,10 +126,12 @@ class Serving:
         self._parameters: msgspec.Raw | None = None
         self._refused: tuple[int, str, bytes] | None = None
         self._late = False
+        self._task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serve the request to its end."""
         event: handoff.Event | None = handoff.Begin()
+        self._task = asyncio.current_task()
         try:
             while event is not None:
                 event = await self._act(self._step(event))
@@ -136,6 +148,8 @@ class Serving:
             self._late = True
             if wire is not None:
                 wire.fail(Loss.STALL, "the request's deadline has passed")
+            if self._task is not None and now_s >= self.state.terms.deadline_s + LAST_WORDS_S:
+                self._task.cancel()  # the client does not even take the error
             return
         at = handoff.working(self.state)
         if wire is None or at is None or wire.stuck_behind_client:
@@ -287,24 +301,32 @@ class Serving:
         return handoff.Finished()
 
     async def _stream(self, wire: Wire) -> handoff.Event:
-        relay, client, now = self._relay, self._client, self._shared.now
-        while data := await wire.read():
-            out = relay.feed(data)
-            if out:
-                self._last_s = now()
-                if not self.state.sent:
-                    if self._first_s is None:
-                        self._first_s = self._last_s
-                    await client.begin(self._headers())
-                    self._step(handoff.Sent())
+        relay, client = self._relay, self._client
+        while not self.state.sent and (data := await wire.read()):
+            if out := relay.feed(data):
+                self._last_s = self._first_s = self._shared.now()
+                await client.begin(self._headers())
+                self._step(handoff.Sent())
                 await client.write(out)
-            if relay.failure is not None:
-                raise UpstreamError(relay.failure, "the stream ended with an error, or with what is no event")
+            self._check(relay)
+
+        def sink(data: bytes) -> bool:
+            self._last_s = wire.heard_s
+            return client.push(relay.feed(data)) and relay.failure is None
+
+        while not await wire.pump(sink):
+            self._check(relay)
+            await client.drain()
+        self._check(relay)
         if relay.offer() is not handoff.Offer.COMPLETE:
             raise UpstreamError(Loss.RESET, "the stream ended before its end mark")
         self._drop_wire()
         self.outcome = "completed"
         return handoff.Finished()
+
+    def _check(self, relay: Relay) -> None:
+        if relay.failure is not None:
+            raise UpstreamError(relay.failure, "the stream ended with an error, or with what is no event")
 
     async def _fail(self, action: handoff.Fail) -> None:
         refusal = action.refusal

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -34,6 +35,9 @@ def main(argv: Sequence[str]) -> int:
     """Run the gateway until it is told to stop; returns its exit code."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     options = _parse(argv)
+    # What is loaded now stays for ever: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
     try:
         spec = _load_spec(options.spec)
         keys = read_keys(options.api_keys_file, options.proof_token_file)

@@ -201,6 +201,14 @@ class History:
         if self.closed or not ids:
             return
         count = count_ids(ids)
+        if with_text and not self.pending and self.output:
+            # Nearly every token comes this way.
+            self.output += b"," + ids
+            self.output_count += count
+            self.last_count = count
+            if self.prompt_count + self.output_count > self.tokens_max:
+                self._bound()
+            return
         if self.pending:
             ids = self.pending + b"," + ids
         if not with_text:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from tandem_worker.contract import GatewaySpec
 from tandem_worker.dialects import vllm
@@ -26,6 +26,8 @@ log = logging.getLogger("tandem.gateway")
 JSON = "application/json"
 REQUEST_ID_CHARS_MAX = 128
 TICK_S = 0.1
+CLIENT_BUFFER_BYTES_MAX = 64 * 1024
+"""Bytes a client may be behind before its engine is no longer read; also uvloop's own high-water mark."""
 BODY_TIMEOUT_S = 60.0
 """How long a client may take to send a request's body."""
 Answer = web.StreamResponse
@@ -47,13 +49,16 @@ class HttpClient:
         self._request = request
         self._id = {"x-request-id": request_id}
         self.response: web.StreamResponse | None = None
+        self._chunked = False
 
     async def begin(self, headers: dict[str, str]) -> None:
         """Send the response headers of an event stream."""
         response = web.StreamResponse(headers={**self._id, **headers, "cache-control": "no-cache"})
         response.content_type = EVENT_STREAM
         response.charset = "utf-8"
-        response.enable_chunked_encoding()
+        if self._request.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        self._chunked = response.chunked
         self.response = response
         await response.prepare(self._request)
 
@@ -61,6 +66,22 @@ class HttpClient:
         """Send a part of the stream."""
         assert self.response is not None
         await self.response.write(data)
+
+    def push(self, data: bytes) -> bool:
+        """Send a part of the stream without waiting, past aiohttp's writer, which would need a task per part.
+
+        The headers are out: `write` has come before. A transport that is gone takes nothing and ends the
+        exchange by cancelling it.
+        """
+        transport = self._request.transport
+        if not data or transport is None:
+            return True
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        return transport.get_write_buffer_size() <= CLIENT_BUFFER_BYTES_MAX
+
+    async def drain(self) -> None:
+        """Wait until the client has taken most of what was pushed."""
+        await self._request.writer.drain()
 
     async def answer(self, status: int, content_type: str, headers: dict[str, str], body: bytes) -> None:
         """Send a whole answer."""

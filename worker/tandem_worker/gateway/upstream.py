@@ -6,6 +6,7 @@ general client spends more time per streamed chunk than the rest of the gateway 
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import cast
 
 import httptools
@@ -42,6 +43,8 @@ class Wire(asyncio.Protocol):
         self._buffered = 0
         self._header_bytes = 0
         self._waiter: asyncio.Future[None] | None = None
+        self._sink: Callable[[bytes], bool] | None = None
+        """Takes what has come of the body, once per read of the socket; False: it wants no more for now."""
         self._paused = False
         self._reusable = False
         self.failure: UpstreamError | None = None
@@ -74,7 +77,13 @@ class Wire(asyncio.Protocol):
         else:
             if not self.headers_done and self._header_bytes > HEADER_BYTES_MAX:
                 self.fail(Loss.GARBAGE, "the answer's headers have no end")
-        self._wake()
+        if self._sink is not None and self._chunks and not self._sink(self._take_buffered()):
+            self._sink = None
+            self._pause()
+        elif self._buffered > BUFFER_BYTES_MAX:
+            self._pause()
+        if self._sink is None or self.complete or self.failure is not None:
+            self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; fatal unless the answer was whole."""
@@ -99,9 +108,6 @@ class Wire(asyncio.Protocol):
         """A part of the body."""
         self._chunks.append(body)
         self._buffered += len(body)
-        if self._buffered > BUFFER_BYTES_MAX and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
         """The answer is whole."""
@@ -147,15 +153,27 @@ class Wire(asyncio.Protocol):
             if self.failure is not None:
                 raise self.failure
             await self._wait()
-        data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
-        self._chunks.clear()
-        self._buffered = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            # Time spent waiting for the client must not count as the engine's silence.
-            self.heard_s = self._loop.time()
-            self._transport.resume_reading()
+        data = self._take_buffered()
+        self._resume()
         return data
+
+    async def pump(self, sink: Callable[[bytes], bool]) -> bool:
+        """Hand the body to `sink` as it comes, from within the event loop's read and without waking a task.
+
+        Returns True at the body's end, False when the sink wanted no more. Raises: UpstreamError.
+        """
+        if self._chunks and not sink(self._take_buffered()):
+            return False
+        self._sink = sink
+        self._resume()
+        try:
+            while self._sink is not None and not self.complete:
+                if self.failure is not None:
+                    raise self.failure
+                await self._wait()
+        finally:
+            wanted_more, self._sink = self._sink is not None, None
+        return wanted_more and self.complete
 
     async def read_all(self) -> bytes:
         """The whole body. Raises: UpstreamError, of garbage when it is larger than any answer can be."""
@@ -184,6 +202,24 @@ class Wire(asyncio.Protocol):
         """Close the connection without ceremony; the engine drops what it was doing for it."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _take_buffered(self) -> bytes:
+        data = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._buffered = 0
+        return data
+
+    def _pause(self) -> None:
+        if not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused and self._transport is not None:
+            self._paused = False
+            # Time spent waiting for the client must not count as the engine's silence.
+            self.heard_s = self._loop.time()
+            self._transport.resume_reading()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
