@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
 
@@ -57,8 +58,8 @@ def _blocks(path: Path) -> Iterator[Block]:
 
 
 def prose(path: Path) -> str:
-    """A page without its fenced blocks."""
-    return _FENCE.sub("", path.read_text("utf-8"))
+    """A page without its fenced blocks and comments."""
+    return _COMMENT.sub("", _FENCE.sub("", path.read_text("utf-8")))
 
 
 def links(path: Path) -> list[str]:
