@@ -15,7 +15,7 @@ from pathlib import Path
 from pulumi_tandem.local import ports, process
 from pulumi_tandem.local.decide import Restarts
 from pulumi_tandem.local.entry import Entry
-from pulumi_tandem.local.paths import StackPaths, runtime_folder, write_atomically
+from pulumi_tandem.local.paths import StackPaths, write_atomically
 from pulumi_tandem.local.process import Process
 from tandem_worker.contract import WorkerRecord, WorkerSpec
 from tandem_worker.tree import end_tree
@@ -208,7 +208,7 @@ class Keeper:
 
 def give_ports(entry: Entry) -> ports.Block:
     """Claim a block of ports for an entry and name them; the same block again where it had one."""
-    block = ports.claim(runtime_folder() / "ports", entry.address, entry.first_port or None)
+    block = ports.claim(entry.address, entry.first_port or None)
     entry.first_port = block.first
     if entry.kind == "worker":
         entry.ports, port = {}, block.first

@@ -1,8 +1,8 @@
 """Where a local stack keeps what it needs to find its processes again.
 
 Everything of one stack lives in one folder (`.tandem/STACK` beside Pulumi.yaml), so two stacks and two
-checkouts never meet. Only the socket and the port claims live elsewhere: a unix socket's path may have
-107 bytes at most, and ports are shared by everything on the machine.
+checkouts never meet. Only the socket lives elsewhere: a unix socket's path may have
+107 bytes at most.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def runtime_folder() -> Path:
-    """The user's own short-lived folder for sockets and port claims, mode 0700."""
+    """The user's own short-lived folder for sockets, mode 0700."""
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or f"{tempfile.gettempdir()}/tandem-{os.getuid()}") / "tandem"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.getuid():

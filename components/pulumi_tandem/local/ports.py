@@ -1,14 +1,13 @@
 """Blocks of TCP ports, claimed for as long as their supervisor lives.
 
-A claim is a lock on a file, so two supervisors never hand out the same block, and a dead one leaves none behind.
+A claim is an abstract unix socket named after the block's first port. Abstract names belong to the network namespace,
+as ports do, so two stacks never get the same block, whoever runs them; and the kernel takes the name back when the
+process dies.
 """
 
-import fcntl
-import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 BLOCK_PORTS = 32
 FIRST_PORT = 20_000
@@ -18,33 +17,32 @@ LAST_PORT = 32_000
 
 @dataclass
 class Block:
-    """`BLOCK_PORTS` consecutive ports that nobody else hands out while `descriptor` is open."""
+    """`BLOCK_PORTS` consecutive ports that no other stack hands out while `claim` is open."""
 
     first: int
-    descriptor: int
+    claim: socket.socket
 
     def release(self) -> None:
         """Give the block back."""
-        os.close(self.descriptor)
+        self.claim.close()
 
 
-def claim(folder: Path, address: str, wanted: int | None = None) -> Block:
+def claim(address: str, wanted: int | None = None) -> Block:
     """A free block; the one that starts at `wanted` when given (a process that is adopted already listens there).
 
     Raises:
         OSError: every block is taken, or the wanted one is.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for first in (wanted,) if wanted is not None else _candidates():
-        descriptor = os.open(folder / f"{first}.ports", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        mark = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
+            mark.bind(f"\0tandem-ports-{first}")
+        except OSError:
+            mark.close()
             continue
         if wanted is not None or all(is_free(address, port) for port in range(first, first + BLOCK_PORTS)):
-            return Block(first, descriptor)
-        os.close(descriptor)
+            return Block(first, mark)
+        mark.close()
     what = f"ports {wanted}-{wanted + BLOCK_PORTS - 1} are" if wanted is not None else "every block of ports is"
     msg = f"{what} taken between {FIRST_PORT} and {LAST_PORT}; another stack holds them: stop one with `make down`"
     raise OSError(msg)
