@@ -15,7 +15,7 @@ import aiohttp
 import pulumi_tandem as tandem
 from benchmarks.fleet import gateway_command, spawn, write_fleet
 from pulumi_tandem.check import accept
-from pulumi_tandem.local import paths, ports
+from pulumi_tandem.local import ports
 from pulumi_tandem.lower import Fleet, LoweredPool, lower
 from tandem_worker.contract import WorkerRecord
 
@@ -71,7 +71,7 @@ async def running(say: Callable[[str], None]) -> AsyncIterator[Door]:
     fleet = lower(accept(declare())[0])
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as name:
         folder = Path(name)
-        blocks = [ports.claim(paths.runtime_folder() / "ports", ADDRESS) for _ in fleet.pools]
+        blocks = [ports.claim(ADDRESS) for _ in fleet.pools]
         processes: list[subprocess.Popen[bytes]] = []
         try:
             records = [_record(fleet, pool, block.first) for pool, block in zip(fleet.pools, blocks, strict=True)]
