@@ -17,7 +17,7 @@ class Recorder(pulumi.runtime.Mocks):
         born = {"evidence": {"generation": "1a2b3c4d"}, "url": "http://127.0.0.1:8080"}  # what only creates know
         return f"{args.name}-id", {**args.inputs, **born}
 
-    def call(self, args: pulumi.runtime.MockCallArgs) -> dict[str, Any]:
+    def call(self, args: pulumi.runtime.MockCallArgs) -> Any:
         raise AssertionError(args.token)
 
 
