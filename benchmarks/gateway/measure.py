@@ -1,6 +1,7 @@
 """What is measured of each front, and how the rounds are interleaved."""
 
 import asyncio
+import signal
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -165,6 +166,9 @@ async def measure(size: Size, folder: Path, say: Callable[[str], None]) -> Resul
         Router("vllm-router", folder, engines),
     ]
     result = Result()
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # what was started is ended first
     try:
         await asyncio.gather(*(e.start() for e in engines))
         for front in fronts:

@@ -9,13 +9,14 @@ import json
 import os
 import platform
 import secrets
+import signal
 import sys
 from pathlib import Path
 
 import psutil
 from rich.console import Console
 
-from benchmarks.serving.load import Load, Sample, kv_bytes, measure
+from benchmarks.serving.load import Load, Sample, WrongAnswerError, kv_bytes, measure
 from benchmarks.serving.pair import MODEL, NotReadyError, running
 from benchmarks.serving.report import WAYS, as_json, draw, table
 
@@ -35,6 +36,9 @@ def machine() -> str:
 
 async def _measure(repeat: int, console: Console) -> tuple[list[Sample], float]:
     samples: list[Sample] = []
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # the engines are ended first
     async with running(console.log) as door:
         salt = secrets.token_hex(3)
         for way in WAYS:
@@ -59,9 +63,11 @@ def main() -> int:
     load_before = os.getloadavg()[0]
     try:
         samples, moved = asyncio.run(_measure(options.repeat, console))
-    except NotReadyError as error:
+    except (NotReadyError, WrongAnswerError) as error:
         sys.stderr.write(f"benchmarks.serving: {error}\n")
         return 1
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        return 130
     picture = options.picture or PICTURE
     draw(samples, HEAVY, picture, f"python -m benchmarks.serving; {machine()}")
     if options.json:

@@ -32,7 +32,9 @@ def renderer(job: Job, request_id: str) -> wire.Renderer:
     if job.api == "messages":
         return MessagesRenderer(f"chatcmpl-{request_id}", job.model, job.prompt_tokens)
     if job.api == "responses":
-        return ResponsesRenderer(f"resp_{request_id}", job.model, created, job.prompt_tokens)
+        return ResponsesRenderer(
+            f"resp_{request_id}", job.model, created, job.prompt_tokens, job.sequences[0].tokens_max
+        )
     return wire.OpenAIRenderer(
         request_id=f"{'chatcmpl' if job.api == 'chat' else 'cmpl'}-{request_id}",
         model=job.model,
@@ -46,7 +48,7 @@ def renderer(job: Job, request_id: str) -> wire.Renderer:
 
 
 def _named(kind: str, data: dict[str, Any]) -> bytes:
-    return f"event: {kind}\ndata: {wire.dumps({'type': kind} | data)}\n\n".encode()
+    return f"event: {kind}\ndata: {wire.dumps(data)}\n\n".encode()
 
 
 @dataclass(slots=True)
@@ -64,7 +66,7 @@ class MessagesRenderer:
         message = {"id": self.request_id, "type": "message", "role": "assistant", "content": [], "model": self.model}
         message |= {"stop_reason": None, "stop_sequence": None, "usage": self._usage(0)}
         block = {"index": 0, "content_block": {"type": "text", "text": ""}}
-        return [_named("message_start", {"message": message}), _named("content_block_start", block)]
+        return [self._event("message_start", {"message": message}), self._event("content_block_start", block)]
 
     def chunk(
         self,
@@ -79,15 +81,15 @@ class MessagesRenderer:
     ) -> bytes:
         """New text; the API has no place for token ids."""
         self._finish, self._stop = finish, stop
-        return _named("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": text}})
+        return self._event("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": text}})
 
     def closing(self, completion_tokens: int) -> list[bytes]:
         """Block, usage and message end; there is no [DONE]."""
         delta = {"stop_reason": self._reason(self._finish, self._stop), "stop_sequence": self._stop}
         return [
-            _named("content_block_stop", {"index": 0}),
-            _named("message_delta", {"delta": delta, "usage": self._usage(completion_tokens)}),
-            _named("message_stop", {}),
+            self._event("content_block_stop", {"index": 0}),
+            self._event("message_delta", {"delta": delta, "usage": self._usage(completion_tokens)}),
+            self._event("message_stop", {}),
         ]
 
     def whole(self, choices: list[wire.Choice], kv_transfer_params: dict[str, Any] | None) -> bytes:
@@ -106,11 +108,20 @@ class MessagesRenderer:
         }
         return wire.dumps({k: v for k, v in answer.items() if v is not None}).encode()
 
+    def _event(self, kind: str, data: dict[str, Any]) -> bytes:
+        return _named(kind, {"type": kind} | data)
+
     def _usage(self, output_tokens: int) -> dict[str, int]:
         return {"input_tokens": self.prompt_tokens, "output_tokens": output_tokens}
 
     def _reason(self, finish: str | None, stop: str | None) -> str:
         return "stop_sequence" if stop else "max_tokens" if finish == "length" else "end_turn"
+
+
+_INPUT_DETAILS: dict[str, Any] = {"cached_tokens": 0, "cache_write_tokens": 0}
+_INPUT_DETAILS |= {"input_tokens_per_turn": [], "cached_tokens_per_turn": []}
+_OUTPUT_DETAILS: dict[str, Any] = {"reasoning_tokens": 0, "tool_output_tokens": 0}
+_OUTPUT_DETAILS |= {"output_tokens_per_turn": [], "tool_output_tokens_per_turn": []}
 
 
 @dataclass(slots=True)
@@ -121,6 +132,7 @@ class ResponsesRenderer:
     model: str
     created: int
     prompt_tokens: int
+    tokens_max: int
     _number: int = 0
     _text: str = ""
     _finish: str | None = None
@@ -128,6 +140,7 @@ class ResponsesRenderer:
     def opening(self, prompts: list[tuple[int, list[int]]]) -> list[bytes]:
         """The response, its item and its part begin."""
         item = {"id": self._item_id, "content": [], "role": "assistant", "status": "in_progress", "type": "message"}
+        item["phase"] = None
         part = {"annotations": [], "text": "", "type": "output_text", "logprobs": []}
         return [
             self._event("response.created", {"response": self._response("in_progress", None, None)}),
@@ -178,34 +191,30 @@ class ResponsesRenderer:
 
     def _event(self, kind: str, data: dict[str, Any]) -> bytes:
         self._number += 1
-        return _named(kind, data | {"sequence_number": self._number - 1})
+        fields = data | {"sequence_number": self._number - 1, "type": kind}
+        return _named(kind, {name: fields[name] for name in sorted(fields)})  # as the server does, for the outer object
 
     def _part(self, text: str) -> dict[str, Any]:
         return {"annotations": [], "text": text, "type": "output_text", "logprobs": None}
 
     def _item(self, text: str) -> dict[str, Any]:
         content = [self._part(text)]
-        return {"id": self._item_id, "content": content, "role": "assistant", "status": "completed", "type": "message"}
+        item = {"id": self._item_id, "content": content, "role": "assistant", "status": "completed", "type": "message"}
+        return item | {"phase": None}
 
     def _response(self, status: str, text: str | None, kv: dict[str, Any] | None, made: int = 0) -> dict[str, Any]:
         cut = status == "completed" and self._finish == "length"
-        used = {"input_tokens": self.prompt_tokens, "output_tokens": made, "total_tokens": self.prompt_tokens + made}
-        answer: dict[str, Any] = {
-            "id": self.request_id,
-            "created_at": self.created,
-            "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
-            "instructions": None,
-            "metadata": None,
-            "model": self.model,
-            "object": "response",
-            "output": [] if text is None else cast(list[Any], [self._item(text)]),
-            "parallel_tool_calls": True,
-            "temperature": 1.0,
-            "tool_choice": "auto",
-            "tools": [],
-            "top_p": 1.0,
-            "background": False,
-            "status": "incomplete" if cut else status,
-            "usage": used if text is not None else None,
-        }
-        return answer | {"kv_transfer_params": kv}
+        used: dict[str, Any] = {"input_tokens": self.prompt_tokens, "input_tokens_details": _INPUT_DETAILS}
+        used |= {"output_tokens": made, "output_tokens_details": _OUTPUT_DETAILS}
+        used["total_tokens"] = self.prompt_tokens + made
+        answer: dict[str, Any] = {"id": self.request_id, "created_at": self.created}
+        answer["incomplete_details"] = {"reason": "max_output_tokens"} if cut else None
+        answer |= {"instructions": None, "metadata": None, "model": self.model, "object": "response"}
+        answer["output"] = [] if text is None else cast(list[Any], [self._item(text)])
+        answer |= {"parallel_tool_calls": True, "temperature": 0.0, "tool_choice": "auto", "tools": [], "top_p": 1.0}
+        answer |= {"background": False, "max_output_tokens": self.tokens_max, "max_tool_calls": None}
+        answer |= {"previous_response_id": None, "prompt": None, "reasoning": None, "service_tier": "auto"}
+        answer |= {"status": "incomplete" if cut else status, "text": None, "top_logprobs": None}
+        answer |= {"truncation": "disabled", "usage": used if text is not None else None, "user": None}
+        answer |= {"presence_penalty": 0.0, "frequency_penalty": 0.0, "kv_transfer_params": kv}
+        return answer | {"ec_transfer_params": None, "input_messages": None, "output_messages": None}

@@ -224,7 +224,12 @@ class FakeEngine:
     def _models(self) -> bytes:
         now = int(time.time())
         card = {"object": "model", "created": now, "owned_by": "vllm", "root": self.served_names[0], "parent": None}
-        cards = [{"id": n} | card | {"max_model_len": self.context_max, "permission": []} for n in self.served_names]
+        rights = dict.fromkeys(("allow_create_engine", "allow_sampling", "allow_logprobs"), True)
+        rights |= {"allow_search_indices": False, "allow_view": True, "allow_fine_tuning": False}
+        owner = {"organization": "*", "group": None, "is_blocking": False}
+        permission = {"id": "modelperm-fake", "object": "model_permission", "created": now} | rights | owner
+        more = {"max_model_len": self.context_max, "permission": [permission]}
+        cards = [{"id": n} | card | more for n in self.served_names]
         return wire.dumps({"object": "list", "data": cards}).encode()
 
     def _tokenizer(self, request: Request) -> bytes:
@@ -330,7 +335,8 @@ class FakeEngine:
     def _hold(self, run: Run) -> dict[str, Any] | None:
         if not run.job.kv_hold or (run.fault is not None and run.fault.kind == "null_kv"):
             return None
-        return self.kv.hold(f"{run.stream.request_id}-0", run.job.prompts[0])
+        name = run.stream.request_id
+        return self.kv.hold(f"{name}-0" if run.job.api == "text" else name, run.job.prompts[0])
 
     def _die(self, run: Run, fault: Fault) -> None:
         run.cut()

@@ -102,6 +102,7 @@ class KvSide:
             "remote_num_tokens": len(prompt),
             "remote_blocks_expiry_time": None,
             "transfer_mode": "pull",
+            "remote_prefill_cached_tokens": 0,
         }
 
     async def fetch(self, params: dict[str, Any], prompt: Sequence[int], *, broken: bool = False) -> bool:
