@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from tandem_worker.contract import Phase
 from tandem_worker.gateway.errors import Refusal
 from tandem_worker.gateway.fleet import Fleet
-from tandem_worker.gateway.pair import Ask, Pinned, Route, choose
+from tandem_worker.gateway.pair import Ask, Pinned, Route, choose, redirect
 
 PATIENCE_S = 15.0
 """How long a request waits, in all, for a worker to become ready while the fleet has workers."""
@@ -296,16 +296,17 @@ def _prefilled(state: Exchange, event: Prefilled, now_s: float, fleet: Fleet) ->
     if loss is None and not event.has_parameters:
         loss = Loss.NO_PARAMETERS
     if loss is not None:
-        return _lost(state, Lost(loss), now_s, fleet)
-    prefill, decode = state.route.prefill, state.route.decode
-    fleet.worked(prefill)
-    return replace(state, stage=Stage.DECODE), (RunDecode(decode, handed_off=True),)
+        return _lost(state, Lost(loss, Offer.RESUMABLE), now_s, fleet)
+    fleet.worked(state.route.prefill)
+    # The prefill took its time: another decode worker can read the blocks if the chosen one is gone by now.
+    route = redirect(fleet, _ask(state, state.generation), state.route)
+    return replace(state, stage=Stage.DECODE, route=route), (RunDecode(route.decode, handed_off=True),)
 
 
 def _decode_answered(state: Exchange, event: DecodeAnswered, now_s: float, fleet: Fleet) -> Step:
     loss = _judge(event.status)
     if loss is not None:
-        return _lost(state, Lost(loss), now_s, fleet)
+        return _lost(state, Lost(loss, Offer.RESUMABLE), now_s, fleet)
     if event.status >= 400:
         return _refused_by_engine(state)
     return state, (Deliver(),)
@@ -324,6 +325,9 @@ def _judge(status: int) -> Loss | None:
     if status >= 500:
         return Loss.ERROR
     return None if 200 <= status < 300 or status >= 400 else Loss.GARBAGE
+
+
+# An attempt that fails with a status has sent nothing itself: a stream it was to take up can still be taken up.
 
 
 def _lost(state: Exchange, event: Lost, now_s: float, fleet: Fleet) -> Step:

@@ -62,6 +62,17 @@ def choose(fleet: Fleet, ask: Ask) -> Route | None:
     return regular
 
 
+def redirect(fleet: Fleet, ask: Ask, route: Route) -> Route:
+    """The route with another decode worker of the same pair key, where the chosen one takes no requests any more."""
+    chosen, prefill = fleet.get(route.decode), fleet.get(route.prefill)
+    if ask.pinned is not None or prefill is None or (chosen is not None and chosen.ready):
+        return route
+    key = prefill.record.pair_key
+    able = (w for w in fleet.ready(ask.generation) if w.record.phase == "decode" and w.record.pair_key == key)
+    other = _least(ask, able, _decode_load)
+    return route if other is None else Route(other.record.name, route.prefill, fresh=_blame(ask, other) == 0)
+
+
 def can_serve(fleet: Fleet, ask: Ask) -> bool:
     """Whether a request could be served now."""
     return choose(fleet, ask) is not None
