@@ -13,11 +13,12 @@ from pulumi_tandem.local.keeper import Keeper
 from tandem_worker.contract import WorkerSpec
 
 POLL_S = 0.25
-SAY_EVERY_S = 5.0
+SAY_NEWS_EVERY_S = 5.0
+SAY_EVERY_S = 20.0
 GATEWAY_TIMEOUT_S = 30.0
 PREFLIGHT_FAILED = 65
 """The agent's exit code, as in `tandem_worker.agent`."""
-ENGINE_SAYS = re.compile(r"INFO .*?\[[\w.]+:\d+\] (.+)")
+ENGINE_SAYS = re.compile(r"INFO .*?\[[\w.]+:\d+\] (?!Route)(\S.+)")
 """A line of vLLM's log: level, time, place, words."""
 
 
@@ -70,16 +71,16 @@ async def _await(
     say: Callable[[str], None],
 ) -> None:
     started_s = said_s = time.monotonic()
-    deaths = keeper.deaths
+    deaths, said = keeper.deaths, ""
     while not await is_ready():
         now_s = time.monotonic()
         if keeper.deaths > deaths:
             raise StartFailedError(_story(keeper, f"{what} ended while it was starting"))
         if now_s - started_s > timeout_s:
             raise StartFailedError(_story(keeper, f"{what} was not ready within {timeout_s:.0f} s"))
-        if now_s - said_s >= SAY_EVERY_S:
-            said_s = now_s
-            line = _newest_line(keeper)
+        line = _newest_line(keeper)
+        if now_s - said_s >= (SAY_NEWS_EVERY_S if line != said else SAY_EVERY_S):
+            said_s, said = now_s, line
             say(f"{what}: starting, {now_s - started_s:.0f} s{': ' + line if line else ''}")
         await asyncio.sleep(POLL_S)
     say(f"{what}: ready after {time.monotonic() - started_s:.1f} s")
