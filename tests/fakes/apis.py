@@ -65,7 +65,7 @@ class MessagesRenderer:
         """The message and its text block begin."""
         message = {"id": self.request_id, "type": "message", "role": "assistant", "content": [], "model": self.model}
         message |= {"stop_reason": None, "stop_sequence": None, "usage": self._usage(0)}
-        block = {"index": 0, "content_block": {"type": "text", "text": ""}}
+        block = {"content_block": {"type": "text", "text": ""}, "index": 0}
         return [self._event("message_start", {"message": message}), self._event("content_block_start", block)]
 
     def chunk(
@@ -81,7 +81,7 @@ class MessagesRenderer:
     ) -> bytes:
         """New text; the API has no place for token ids."""
         self._finish, self._stop = finish, stop
-        return self._event("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": text}})
+        return self._event("content_block_delta", {"delta": {"type": "text_delta", "text": text}, "index": 0})
 
     def closing(self, completion_tokens: int) -> list[bytes]:
         """Block, usage and message end; there is no [DONE]."""

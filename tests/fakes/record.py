@@ -26,7 +26,6 @@ PREFILL = {
 }
 _CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 6, "temperature": 0}
 _TEXT: dict[str, Any] = {"prompt": "Once upon a time", "max_tokens": 6, "temperature": 0}
-_STOP = [" you", " the", " to", " is", " it"]
 _STREAM = {"stream": True}
 _IDS = {"return_token_ids": True}
 _USAGE = {"stream_options": {"include_usage": True}}
@@ -34,9 +33,7 @@ _USAGE = {"stream_options": {"include_usage": True}}
 CASES: dict[str, tuple[str, dict[str, Any] | None]] = {
     "chat-stream": ("/v1/chat/completions", _CHAT | _STREAM),
     "chat-stream-ids-usage": ("/v1/chat/completions", _CHAT | _STREAM | _IDS | _USAGE),
-        "/v1/chat/completions",
-        _CHAT | _STREAM | _IDS | {"stop": [" you", " the", " to", " is", " it"], "max_tokens": 40},
-    ),
+    "chat-stream-two": ("/v1/chat/completions", _CHAT | _STREAM | _IDS | {"n": 2, "max_tokens": 2, "temperature": 1}),
     "chat-whole": ("/v1/chat/completions", _CHAT),
     "chat-whole-ids": ("/v1/chat/completions", _CHAT | _IDS),
     "chat-prefill": ("/v1/chat/completions", _CHAT | {"max_tokens": 1, "kv_transfer_params": PREFILL}),
@@ -48,6 +45,8 @@ CASES: dict[str, tuple[str, dict[str, Any] | None]] = {
     ),
     "text-whole-of-ids": ("/v1/completions", _TEXT | _IDS | {"prompt": [300, 301, 302]}),
     "text-prefill": ("/v1/completions", _TEXT | {"max_tokens": 1, "kv_transfer_params": PREFILL}),
+    "messages-stream": ("/v1/messages", _CHAT | _STREAM | {"model": MODEL}),
+    "messages-whole": ("/v1/messages", _CHAT | {"model": MODEL}),
     "responses-stream": ("/v1/responses", {"input": "Say hello.", "max_output_tokens": 6, "temperature": 0} | _STREAM),
     "responses-whole": ("/v1/responses", {"input": "Say hello.", "max_output_tokens": 6, "temperature": 0}),
     "tokenize": ("/tokenize", {"prompt": "Once upon a time"}),

