@@ -51,7 +51,7 @@ def test_curl_works_against_the_printed_address(serving: Serving) -> None:
 
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    head, _, content = answer.partition("\r\n\r\n")
+    head, _, content = answer.partition("\n\n")
     assert "x-tandem-path: disaggregated" in head.lower()
     assert json.loads(content)["choices"][0]["message"]["content"]
 
