@@ -242,7 +242,7 @@ FOUND = {
 """What the gateway found, by its reason."""
 
 ERRORS = {
-    "invalid_request": ("400, 408, 413, ...", "invalid_request_error", "no JSON object, wrong types, a body too large or too slow"),
+    "invalid_request": ("400, 408, 413, ...", "invalid_request_error", "no JSON object, wrong types, a bad body"),
     "unsupported_parameter": ("400", "invalid_request_error", "`/v1/responses` asked to keep state between requests"),
     "invalid_api_key": ("401", "invalid_request_error", "keys are configured and none of them was sent"),
     "proof_token_required": ("403", "permission_error", "a header that chooses workers came without the proof token"),
