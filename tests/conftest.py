@@ -12,14 +12,21 @@ __all__ = ["serving"]  # one service for the serving and the faults rung
 settings.register_profile("tandem", deadline=None)  # a slow example says something of the machine, not of the code
 settings.load_profile("tandem")
 
-NEEDS = {"engine": "engine", "serving": "serving", "faults": "faults"}
-"""Folder to marker; `make test` runs the rungs in this order, after the tests that need nothing."""
+NEEDS = {
+    "agent/test_run.py": "processes",
+    "agent/test_tree.py": "processes",
+    "local": "processes",
+    "engine": "engine",
+    "serving": "serving",
+    "faults": "faults",
+}
+"""Folder or file to marker; `make test` runs the rungs in this order, after the tests that need nothing."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks by folder, so that no test can be on the wrong rung for want of a line."""
     root = Path(__file__).parent
     for item in items:
-        folder = item.path.relative_to(root).parts[0]
-        if folder in NEEDS:
-            item.add_marker(NEEDS[folder])
+        for place, marker in NEEDS.items():
+            if item.path.is_relative_to(root / place):
+                item.add_marker(marker)

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-BARE = "not engine and not serving and not faults"
+BARE = "not processes and not engine and not serving and not faults"
 PYTEST = ("python", "-m", "pytest", "--quiet", "--durations=5", "--durations-min=2")
 LANGUAGE_HOST = "tools/pulumi/pulumi-language-python"
 """Python without the suffix by which the linters know it."""
@@ -40,6 +41,7 @@ RUNGS = (
             (*PYTEST, "-m", BARE, "--cov", "--cov-report=term"),
         ),
     ),
+    Rung(name="processes", budget_s=4 * 60, commands=((*PYTEST, "-m", "processes"),)),
     Rung(name="engine", budget_s=12 * 60, commands=((*PYTEST, "-m", "engine"),)),
     # One bring-up serves both: it is looked at first, hurt afterwards.
     Rung(
@@ -61,13 +63,26 @@ class Outcome:
 
 
 def climb(rung: Rung) -> Outcome:
-    """Runs a rung's commands, all of them: a formatting slip hides no broken test."""
+    """Runs a rung's commands, all of them: a formatting slip hides no broken test.
+
+    The last one is seen as it runs; the others run beside it, one at a time, and are shown when it has ended.
+    """
     print(f"\n=== {rung.name} ===", flush=True)
     started_s = time.monotonic()
-    failed = tuple(
-        " ".join(command) for command in rung.commands if subprocess.run(command, cwd=CHECKOUT, check=False).returncode
-    )
+    *beside, last = rung.commands
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        others = [pool.submit(carry_out, command, show=False) for command in beside]
+        ended = [carry_out(last, show=True), *(other.result() for other in others)]
+    for process in ended:
+        print(process.stdout or "", end="", flush=True)
+    failed = tuple(" ".join(process.args) for process in ended if process.returncode)
     return Outcome(rung=rung, took_s=time.monotonic() - started_s, failed=failed)
+
+
+def carry_out(command: tuple[str, ...], *, show: bool) -> subprocess.CompletedProcess[str]:
+    """Runs a command to its end; what it prints is shown at once or kept."""
+    kept = None if show else subprocess.PIPE
+    return subprocess.run(command, cwd=CHECKOUT, stdout=kept, stderr=subprocess.STDOUT, text=True, check=False)
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
@@ -76,8 +91,8 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     for outcome in outcomes:
         over = f", over its budget of {outcome.rung.budget_s} s" if outcome.took_s > outcome.rung.budget_s else ""
         word = "failed" if outcome.failed else "ok"
-        lines.append(f"{outcome.rung.name:<8} {word:<6} {outcome.took_s:6.0f} s{over}")
-        lines.extend(f"         failed: {command}" for command in outcome.failed)
+        lines.append(f"{outcome.rung.name:<9} {word:<6} {outcome.took_s:6.0f} s{over}")
+        lines.extend(f"          failed: {command}" for command in outcome.failed)
     return "\n".join(lines)
 
 
