@@ -1,16 +1,15 @@
 """Forbids one word."""
 
-from collections.abc import Callable
-
 from pulumi_policy import (
     EnforcementLevel,
     PolicyPack,
+    ReportViolation,
     ResourceValidationArgs,
     ResourceValidationPolicy,
 )
 
 
-def forbidden(args: ResourceValidationArgs, report_violation: Callable[[str], None]) -> None:
+def forbidden(args: ResourceValidationArgs, report_violation: ReportViolation) -> None:
     if args.props.get("word") == "forbidden":
         report_violation("the word is forbidden")
 
