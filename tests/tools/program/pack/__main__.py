@@ -11,7 +11,7 @@ from pulumi_policy import (
 
 def forbidden(args: ResourceValidationArgs, report_violation: ReportViolation) -> None:
     if args.props.get("word") == "forbidden":
-        report_violation("the word is forbidden")
+        report_violation("the word is forbidden", None)
 
 
 PolicyPack(
