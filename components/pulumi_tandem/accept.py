@@ -1,7 +1,6 @@
 """The gate before the first resource: a declaration with errors never gets as far as Pulumi."""
 
 import pulumi
-
 from pulumi_tandem import check
 from pulumi_tandem.declare import Service
 from pulumi_tandem.finding import DeclarationError

@@ -68,9 +68,7 @@ class Project:
         return {process["name"] for process in self.status()["processes"] if process["alive"]}
 
 
-def make_project(
-    folder: Path, runtime: Path, environment: dict[str, str], timeout_s: float = COMMAND_TIMEOUT_S
-) -> Project:
+def make_project(folder: Path, environment: dict[str, str], timeout_s: float = COMMAND_TIMEOUT_S) -> Project:
     """An empty project that brings the test's service up."""
     folder.mkdir()
     for file in PROGRAM.iterdir():
@@ -85,7 +83,6 @@ def make_project(
         "PULUMI_BACKEND_URL": f"file://{folder / 'backend'}",
         "PULUMI_CONFIG_PASSPHRASE": "test",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "XDG_RUNTIME_DIR": str(runtime),
         "TANDEM_MODEL_DIR": str(folder / "model"),
         **environment,
     }
@@ -100,10 +97,8 @@ def fake_engines() -> dict[str, str]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+def project(tmp_path: Path) -> Iterator[Project]:
     """A project whose engines are fakes; everything of it is gone afterwards."""
-    runtime = tmp_path / "run"
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    project = make_project(tmp_path / "project", runtime, fake_engines())
+    project = make_project(tmp_path / "project", fake_engines())
     yield project
     call(project.state_dir, "shutdown", start=False)

@@ -231,7 +231,7 @@ def test_a_stack_comes_back_after_everything_was_killed(project: Project) -> Non
 
 def test_two_stacks_do_not_collide(project: Project, tmp_path: Path) -> None:
     """The same service twice on one machine: two addresses, two supervisors; one's end is not the other's."""
-    other = make_project(tmp_path / "other", tmp_path / "run", fake_engines())
+    other = make_project(tmp_path / "other", fake_engines())
     try:
         assert project.up().returncode == 0
         assert other.up().returncode == 0

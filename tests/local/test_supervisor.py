@@ -113,8 +113,7 @@ def accepts(url: str) -> bool:
 
 
 @pytest.fixture
-def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+def stack(tmp_path: Path) -> Iterator[Stack]:
     stack = Stack(tmp_path / "stack")
     yield stack
     call(stack.folder, "shutdown", start=False)
@@ -301,6 +300,49 @@ def test_activation_stops_what_a_cut_off_update_left(stack: Stack) -> None:
 
     assert marked(stray["instance"]) == []
     assert stack.processes()[kept["name"]]["alive"]
+
+
+def test_destroy_is_allowed_once_the_other_generation_is_given_up(stack: Stack) -> None:
+    """`tandem abort` is the explicit word."""
+    stack.start()
+    stack.call("activate", service="chat", generation="aaaa0000")
+    stack.start("chat-decode-bbbb0000-0", generation="bbbb0000")
+    stack.call("abort")
+
+    stack.call("deactivate", service="chat", generation="aaaa0000")
+
+    assert stack.call("status")["active"] == {"chat": None}
+
+
+def test_a_terminated_supervisor_stops_everything_and_wants_it_again(stack: Stack) -> None:
+    """A machine that shuts down and comes back: the next supervisor starts what the last one stopped."""
+    worker = stack.start()
+    os.kill(stack.call("ping")["pid"], signal.SIGTERM)
+    until(lambda: marked(worker["instance"]) == [])
+
+    again = until(lambda: (p := stack.processes().get(worker["name"])) and p["alive"] and p)
+
+    assert again["pid"] != worker["pid"]
+
+
+def test_secrets_of_the_shell_do_not_reach_the_processes(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in an environment stands in /proc; and an engine must not differ by who ran `up`."""
+    monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "secret")
+    monkeypatch.setenv("UCX_TLS", "rc")
+
+    worker = stack.start()
+
+    environment = psutil.Process(worker["pid"]).environ()
+    assert environment.keys().isdisjoint({"PULUMI_CONFIG_PASSPHRASE", "UCX_TLS"})
+
+
+def test_a_long_path_is_no_obstacle(tmp_path: Path) -> None:
+    """Unix sockets have short names, checkouts may have long ones."""
+    stack = Stack(tmp_path / ("long" * 30) / "stack")
+    try:
+        assert stack.call("ping")["pid"]
+    finally:
+        call(stack.folder, "shutdown", start=False)
 
 
 def test_destroy_is_refused_while_another_generation_is_not_proven(

@@ -11,8 +11,8 @@ from pulumi_tandem.prove.plan import Candidate, Probe
 SPEC = ProofSpec(transport="tcp", kv_gb_per_s_min=0.0, keep_failed=False, divergence_gap_nats_max=0.5)
 PREFILL = Candidate("chat-prefill-g-0", "prefill", ("prefill", "decode"), "http://p")
 DECODE = Candidate("chat-decode-g-0", "decode", ("prefill", "decode"), "http://d")
-PROBE = Probe(PREFILL, DECODE, "?", "question")
-LONG = Probe(PREFILL, DECODE, "? ? ?", "long")
+PROBE = Probe(PREFILL, DECODE, "?", "s", "question")
+LONG = Probe(PREFILL, DECODE, "? ? ?", "s", "long")
 ANSWER = Answer(
     text="Paris is.",
     tokens=("Paris", " is", "."),
@@ -58,6 +58,19 @@ def test_failed_transfers_are_a_failure() -> None:
 def test_another_transport_is_a_failure() -> None:
     """TCP in place of NVLink serves with 200 OK."""
     assert "KV went over tcp, not over cuda_ipc" in reasons(GOOD, SPEC.model_copy(update={"transport": "cuda_ipc"}))
+
+
+@pytest.mark.parametrize(("declared", "named"), [("rdma", "rc_mlx5"), ("shm", "cma, posix"), ("efa", "srd")])
+def test_a_transport_is_known_by_the_names_of_those_that_carry_it_out(declared: str, named: str) -> None:
+    """UCX says rc_mlx5 where a person says RDMA."""
+    assert reasons(replace(GOOD, transport=named), SPEC.model_copy(update={"transport": declared})) == ""
+
+
+def test_one_of_several_transports_may_spoil_it() -> None:
+    """Part of the KV over TCP is KV over TCP."""
+    spec = SPEC.model_copy(update={"transport": "rdma"})
+
+    assert "went over rc_mlx5, tcp" in reasons(replace(GOOD, transport="rc_mlx5, tcp"), spec)
 
 
 def test_an_unnamed_transport_is_told_but_not_refused() -> None:

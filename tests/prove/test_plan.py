@@ -37,8 +37,8 @@ def test_an_aggregated_service_is_asked_worker_by_worker(count: int) -> None:
     assert all(probe.prefill is None for probe in probes)
 
 
-def test_no_two_prompts_are_equal() -> None:
-    """A prompt that a prefix cache knows would move nothing."""
+def test_no_two_probes_share_a_cache() -> None:
+    """What a prefix cache knows would not have to move."""
     probes = plan_probes(
         pool("prefill", 2, BOTH) + pool("decode", 2, BOTH),
         disaggregated=True,
@@ -46,7 +46,7 @@ def test_no_two_prompts_are_equal() -> None:
         context_tokens=2048,
     )
 
-    assert len({probe.prompt for probe in probes}) == len(probes)
+    assert len({probe.salt for probe in probes}) == len(probes)
 
 
 def test_prompts_fit_a_short_context() -> None:

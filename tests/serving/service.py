@@ -31,10 +31,8 @@ class Serving:
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """The running service; everything of it is gone afterwards."""
     folder = tmp_path_factory.mktemp("serving")
-    before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(folder / "run")  # of this process too: it asks the same supervisor
     model = Path(os.environ["TANDEM_MODEL_DIR"])
-    project = make_project(folder / "project", folder / "run", {"TANDEM_MODEL_DIR": str(model)}, UP_TIMEOUT_S)
+    project = make_project(folder / "project", {"TANDEM_MODEL_DIR": str(model)}, UP_TIMEOUT_S)
     try:
         up = project.up()
         assert up.returncode == 0, up.stdout
@@ -42,6 +40,3 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield Serving(project, url, asyncio.run(undisturbed(url)), up.stdout)
     finally:
         call(project.state_dir, "shutdown", start=False)
-        os.environ.pop("XDG_RUNTIME_DIR")
-        if before is not None:
-            os.environ["XDG_RUNTIME_DIR"] = before

@@ -1,5 +1,6 @@
 """The commands. Exit codes: 0 done, 1 it failed or found errors, 2 the command line is wrong."""
 
+import asyncio
 import dataclasses
 import importlib.util
 import json
@@ -14,6 +15,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+import pulumi
 from pulumi_tandem import check as checks
 from pulumi_tandem.cli.stack import Stack, find_stack
 from pulumi_tandem.cli.tables import evidence_view, status_view
@@ -25,6 +27,7 @@ from pulumi_tandem.resolve import resolve
 
 HTTP_TIMEOUT_S = 3.0
 PIPE_COLUMNS = 160
+HEALTH_TIMEOUT_S = 600.0
 
 stack_option = click.option("--stack", default="local", show_default=True, help="The Pulumi stack.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
@@ -55,18 +58,16 @@ def up(stack: str, as_json: bool) -> None:
     chosen.select()
     if chosen.release_dead_lock():
         click.echo("released the lock of an update whose process is gone", err=True)
+    arguments = ["up", "--yes", "--skip-preview", *(["--non-interactive"] if not sys.stdout.isatty() else [])]
     if any(StackPaths(chosen.state_dir).entries.glob("*.json")):
         _ask(chosen, "ping")  # after a reboot: starts what should run
-    arguments = [
-        "up",
-        "--yes",
-        "--skip-preview",
-        *(["--non-interactive"] if not sys.stdout.isatty() else []),
-    ]
+    else:
+        arguments.append("--refresh")  # whatever Pulumi's state holds, nothing of it runs
     if as_json:
         arguments.append("--json")
     if code := chosen.pulumi(*arguments).returncode:
         sys.exit(1 if code > 0 else code)
+    _await_health(chosen)
     if not as_json:
         _print_evidence(chosen)
 
@@ -79,7 +80,7 @@ def down(stack: str) -> None:
     if chosen.exists():
         if chosen.release_dead_lock():
             click.echo("released the lock of an update whose process is gone", err=True)
-        _ask(chosen, "abort", start=False, forget=True)
+        _ask(chosen, "retire", start=False)
         if code := chosen.pulumi("destroy", "--yes", "--skip-preview", "--remove", "--non-interactive").returncode:
             click.echo("nothing more was stopped; what still runs: `tandem status`", err=True)
             sys.exit(1 if code > 0 else code)
@@ -95,7 +96,7 @@ def evidence(stack: str, as_json: bool) -> None:
     """Print what the proof of the serving generation measured."""
     chosen = find_stack(stack)
     if as_json:
-        click.echo(json.dumps(chosen.outputs().get("evidence"), indent=2))
+        click.echo(json.dumps(_outputs(chosen)["evidence"], indent=2))
     else:
         _print_evidence(chosen)
 
@@ -203,11 +204,31 @@ def _ask(stack: Stack, verb: str, *, start: bool = True, **arguments: Any) -> An
         raise click.ClickException(str(error)) from None
 
 
-def _print_evidence(stack: Stack) -> None:
+def _await_health(stack: Stack) -> None:
+    """Wait until the stack's gateway can serve: after a reboot its engines start while Pulumi sees nothing to do."""
+    url = stack.outputs().get("url")
+    deadline_s = time.monotonic() + HEALTH_TIMEOUT_S
+    told = False
+    while url and _get(f"{url}/health", {}) is None:
+        if time.monotonic() > deadline_s:
+            msg = f"{url} does not serve after {HEALTH_TIMEOUT_S:.0f} s; see `tandem status` and `tandem logs`"
+            raise click.ClickException(msg)
+        if not told:
+            click.echo("the engines are starting; waiting until the service answers", err=True)
+            told = True
+        time.sleep(0.5)
+
+
+def _outputs(stack: Stack) -> dict[str, Any]:
     outputs = stack.outputs()
     if not outputs.get("evidence"):
         msg = f"stack {stack.name} has no evidence: nothing of it is proven. `tandem up --stack {stack.name}` proves it"
         raise click.ClickException(msg)
+    return outputs
+
+
+def _print_evidence(stack: Stack) -> None:
+    outputs = _outputs(stack)
     _console().print(evidence_view(outputs["url"], outputs["evidence"]))
 
 
@@ -248,16 +269,47 @@ def _findings(service: Service) -> tuple[Finding, ...]:
 
 
 def _declared_services(file: Path) -> list[Service]:
+    """Every service that a module's variables hold, lists and dicts included; the module may be a Pulumi program."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    pulumi.runtime.set_mocks(_NoResources(), project=file.stem, stack=file.stem, preview=True)
     try:
         spec.loader.exec_module(module)
     except DeclarationError as error:
         raise click.ClickException(str(error)) from None
-    services = [value for value in vars(module).values() if isinstance(value, Service)]
+    except pulumi.RunError as error:
+        if not _services_in(list(vars(module).values())):
+            raise click.ClickException(str(error)) from None
+    services = _services_in(list(vars(module).values()))
     if not services:
-        msg = f"{file} declares no tandem.Service at its top level"
+        msg = f"{file} declares no tandem.Service in its variables"
         raise click.ClickException(msg)
     return services
+
+
+def _services_in(values: list[Any]) -> list[Service]:
+    found: list[Service] = []
+    for value in values:
+        if isinstance(value, Service):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _services_in(list(value))
+        elif isinstance(value, dict):
+            found += _services_in(list(value.values()))
+    return found
+
+
+class _NoResources(pulumi.runtime.Mocks):
+    """A program that is only checked creates nothing."""
+
+    def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
+        """A resource that has what it was given."""
+        return args.name, args.inputs
+
+    def call(self, args: pulumi.runtime.MockCallArgs) -> dict[Any, Any]:
+        """A function that has nothing to say."""
+        del args
+        return {}

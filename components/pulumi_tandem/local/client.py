@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pulumi_tandem.local.paths import StackPaths
+from pulumi_tandem.local.process import environment_of_children
 
 START_TIMEOUT_S = 20.0
 ATTEMPTS = 3
@@ -78,7 +79,8 @@ def _answers(connection: socket.socket, request: dict[str, Any]) -> Iterator[dic
 def _connect(paths: StackPaths) -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.connect(str(paths.socket))
+        with paths.short_socket() as path:
+            connection.connect(path)
     except OSError:
         connection.close()
         return None
@@ -106,7 +108,7 @@ def _spawn_guard(paths: StackPaths) -> None:
         os.posix_spawn(
             sys.executable,
             [sys.executable, "-u", "-m", "pulumi_tandem.local.guard", str(paths.root.resolve())],
-            os.environ,
+            environment_of_children(),
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, nothing.fileno(), 0),
                 (os.POSIX_SPAWN_DUP2, log.fileno(), 1),

@@ -6,6 +6,9 @@ from pydantic import BaseModel
 
 from pulumi_tandem.local.paths import StackPaths, read_json, write_atomically
 
+Wanted = Literal["running", "stopped", "given-up"]
+"""What should become of a process: given up is stopped by `tandem abort`, and no longer stands in a destroy's way."""
+
 
 class Entry(BaseModel):
     """One worker or gateway: what it should be, and the process that it is at present."""
@@ -24,7 +27,7 @@ class Entry(BaseModel):
     """First port of each named run of ports; workers only."""
     options: dict[str, str] = {}
     """Further flags of a gateway."""
-    wanted: Literal["running", "stopped"] = "running"
+    wanted: Wanted = "running"
     instance: str = ""
     """Marks every process of the present tree in its environment."""
     pid: int = 0
@@ -40,12 +43,11 @@ class Entry(BaseModel):
 
     def does_the_same_as(self, other: "Entry") -> bool:
         """Whether a process started for the other would be the same process."""
-        return (self.kind, self.spec, self.python, self.options) == (
-            other.kind,
-            other.spec,
-            other.python,
-            other.options,
-        )
+
+        def purpose(entry: "Entry") -> tuple[Any, ...]:
+            return entry.kind, entry.spec, entry.python, entry.address, entry.options
+
+        return purpose(self) == purpose(other)
 
     def save(self, paths: StackPaths) -> None:
         """Write the entry for the next supervisor."""

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import signal
 import socket
 import time
@@ -14,13 +13,14 @@ from pathlib import Path
 
 from pulumi_tandem.local import ports, process
 from pulumi_tandem.local.decide import Restarts
-from pulumi_tandem.local.entry import Entry
+from pulumi_tandem.local.entry import Entry, Wanted
 from pulumi_tandem.local.paths import StackPaths, write_atomically
-from pulumi_tandem.local.process import Process
+from pulumi_tandem.local.process import Process, environment_of_children
 from tandem_worker.contract import WorkerRecord, WorkerSpec
 from tandem_worker.tree import end_tree
 
 TREE_TIMEOUT_S = 20.0
+START_MARK = "--- started as"
 
 log = logging.getLogger("tandem.supervisor")
 
@@ -47,10 +47,15 @@ class Keeper:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._keep(), name=f"keep {self.entry.name}")
 
-    async def stop(self, grace_s: float, *, say: Callable[[str], None] = lambda _line: None) -> None:
-        """Let the process drain for up to `grace_s`, then end its whole tree; returns when nothing of it is left."""
+    async def stop(
+        self, grace_s: float, *, wanted: Wanted = "stopped", say: Callable[[str], None] = lambda _line: None
+    ) -> None:
+        """Let the process drain for up to `grace_s`, then end its whole tree; returns when nothing of it is left.
+
+        `wanted` is what the next supervisor reads.
+        """
         self.entry.wanted = "stopped"
-        self.entry.save(self.paths)
+        self.entry.model_copy(update={"wanted": wanted}).save(self.paths)
         self.leave_fleet()
         if self.process and self.process.is_alive:
             self.process.signal(signal.SIGTERM)
@@ -63,6 +68,7 @@ class Keeper:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
         await self._clean_up()
+        self.entry.wanted = wanted
         self.release_ports()
 
     def release_ports(self) -> None:
@@ -107,10 +113,11 @@ class Keeper:
         write_atomically(self.paths.spec_of(entry.name), json.dumps(entry.spec))
         argv, descriptors = self._command()
         environment = {
-            **os.environ,
+            **environment_of_children(),
             "TANDEM_INSTANCE": entry.instance,
             "PYTHONUNBUFFERED": "1",
         }
+        process.mark(self.paths.log_of(entry.name), f"{START_MARK} {entry.instance}")
         child = process.spawn(
             argv,
             log=self.paths.log_of(entry.name),
@@ -199,6 +206,8 @@ class Keeper:
         """Why the process ended, in the agent's own words where it had time for some."""
         lines = process.last_lines(self.paths.log_of(self.entry.name))
         for line in reversed(lines):
+            if line.startswith(START_MARK):
+                break  # what stands above, an earlier process said
             with contextlib.suppress(json.JSONDecodeError):
                 last_words = json.loads(line)
                 if isinstance(last_words, dict) and "reason" in last_words:

@@ -1,27 +1,17 @@
 """Where a local stack keeps what it needs to find its processes again.
 
 Everything of one stack lives in one folder (`.tandem/STACK` beside Pulumi.yaml), so two stacks and two
-checkouts never meet. Only the socket lives elsewhere: a unix socket's path may have
-107 bytes at most.
+checkouts never meet.
 """
 
-import hashlib
+import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-
-def runtime_folder() -> Path:
-    """The user's own short-lived folder for sockets, mode 0700."""
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or f"{tempfile.gettempdir()}/tandem-{os.getuid()}") / "tandem"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        msg = f"{folder} belongs to another user; set XDG_RUNTIME_DIR to a folder of your own"
-        raise PermissionError(msg)
-    return folder
 
 
 @dataclass(frozen=True)
@@ -32,9 +22,17 @@ class StackPaths:
 
     @property
     def socket(self) -> Path:
-        """The supervisor's socket, named by a hash of the stack's folder."""
-        name = hashlib.sha256(str(self.root.resolve()).encode()).hexdigest()[:16]
-        return runtime_folder() / f"{name}.sock"
+        """The supervisor's socket."""
+        return self.root / "supervisor.sock"
+
+    @contextlib.contextmanager
+    def short_socket(self) -> Iterator[str]:
+        """The socket under a name that fits: a unix socket's path may have 107 bytes, a checkout's may have more."""
+        folder = os.open(self.root, os.O_PATH | os.O_DIRECTORY)
+        try:
+            yield f"/proc/self/fd/{folder}/{self.socket.name}"
+        finally:
+            os.close(folder)
 
     @property
     def lock(self) -> Path:

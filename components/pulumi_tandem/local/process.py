@@ -68,6 +68,36 @@ def find(pid: int, created_s: float) -> Process | None:
     return Process(pid, created_s) if pid and is_alive(pid, created_s) else None
 
 
+INHERITED = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "PYTHONPATH",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "CUDA_VISIBLE_DEVICES",
+        "NVIDIA_VISIBLE_DEVICES",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+    }
+)
+"""What a process is told of the shell that ran `up`. Anything else would reach it unseen: secrets, which then stand in
+/proc, and settings of the engine, which would differ between two workers of one generation."""
+
+
+def environment_of_children() -> dict[str, str]:
+    """The part of our own environment that is passed on."""
+    return {name: value for name, value in os.environ.items() if name in INHERITED or name.startswith("LC_")}
+
+
 def spawn(
     argv: Sequence[str],
     *,
@@ -89,6 +119,13 @@ def spawn(
             pass_fds=tuple(pass_descriptors),
         )
     return Process(popen.pid, psutil.Process(popen.pid).create_time(), popen)
+
+
+def mark(log: Path, line: str) -> None:
+    """Add a line of our own to a log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        file.write(line + "\n")
 
 
 def last_lines(log: Path, count: int = 15, bytes_max: int = 16_384) -> list[str]:

@@ -180,8 +180,17 @@ class ProofProvider(ResourceProvider):
         return CreateResult(f"{props['service']}-{props['generation']}", self._prove(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        """More or other workers, or other demands, are proven anew."""
-        return DiffResult(changes=bool(_differs(_olds, _news, "generation", "proof", "workers")))
+        """More or other workers, or other demands, are proven anew.
+
+        So is what lost the traffic without Pulumi's knowledge: an `up` may be killed right after it has activated
+        another generation.
+        """
+        changed = _differs(_olds, _news, "generation", "proof", "workers")
+        return DiffResult(changes=bool(changed) or not _is_active(_news))
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        """Whether this generation still serves."""
+        return ReadResult(id_ if _is_active(props) else None, props)
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         """Prove and activate again."""
@@ -217,10 +226,10 @@ class ProofProvider(ResourceProvider):
                 )
             )
         except ProofFailedError as error:
-            kept = "its workers still run (keep_failed)"
+            kept = "Its workers still run (keep_failed)"
             if not spec.keep_failed:
                 _call("halt", props, service=service, generation=generation)
-                kept = "its workers were stopped"
+                kept = "Its workers were stopped"
             _fail(ProofFailed(f"generation {generation} of {service}: {error}. {kept}; what served before serves on"))
         _call("activate", props, service=service, generation=generation)
         return {**props, "evidence": evidence.model_dump(mode="json")}
@@ -228,6 +237,11 @@ class ProofProvider(ResourceProvider):
 
 def _candidate(worker: dict[str, Any]) -> Candidate:
     return Candidate(worker["name"], worker["phase"], tuple(worker["phases"]), worker["agent_url"])
+
+
+def _is_active(props: dict[str, Any]) -> bool:
+    status = call(props["state_dir"], "status", start=Path(props["state_dir"]).exists())
+    return status is not None and status["active"].get(props["service"]) == props["generation"]
 
 
 def _is_known(props: dict[str, Any]) -> bool:

@@ -33,20 +33,22 @@ class Server:
 
     async def serve(self) -> None:
         """Answer clients until told to end, or until nothing is owned for a while."""
-        path = self.supervisor.paths.socket
-        path.unlink(missing_ok=True)
-        server = await asyncio.start_unix_server(self._answer, path, limit=LINE_BYTES_MAX)
-        path.chmod(0o600)
-        shutdowns: set[asyncio.Task[Any]] = set()
+        paths = self.supervisor.paths
+        paths.socket.unlink(missing_ok=True)
+        with paths.short_socket() as path:
+            server = await asyncio.start_unix_server(self._answer, path, limit=LINE_BYTES_MAX)
+        paths.socket.chmod(0o600)
+        rests: set[asyncio.Task[None]] = set()
         asyncio.get_running_loop().add_signal_handler(
-            signal.SIGTERM, lambda: shutdowns.add(asyncio.create_task(self.supervisor.do_shutdown(log.info)))
+            signal.SIGTERM, lambda: rests.add(asyncio.create_task(self.supervisor.rest()))
         )
         async with server:
             while not self.supervisor.ended.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.supervisor.ended.wait(), TICK_S)
                 self._tick()
-        path.unlink(missing_ok=True)
+        paths.socket.unlink(missing_ok=True)
+        await asyncio.gather(*rests)
         await self.supervisor.http.close()
 
     def _tick(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pulumi_tandem.local import ports
-from pulumi_tandem.local.entry import Entry, saved_entries
+from pulumi_tandem.local.entry import Entry, Wanted, saved_entries
 from pulumi_tandem.local.http import Http
 from pulumi_tandem.local.keeper import Keeper, give_ports, listen
 from pulumi_tandem.local.paths import StackPaths, read_json, write_atomically
@@ -25,6 +25,8 @@ Say = Callable[[str], None]
 
 ACTIVATION_TIMEOUT_S = 15.0
 STOP_MARGIN_S = 5.0
+REST_GRACE_S = 10.0
+"""A machine that shuts down gives its services little more."""
 
 
 class RefusedError(Exception):
@@ -86,7 +88,8 @@ class Supervisor:
             if keeper is None:
                 keeper = self.keepers[name] = Keeper(self.paths, wanted)
             keeper.entry.wanted = "running"
-            keeper.block = keeper.block or give_ports(keeper.entry)
+            if keeper.block is None:
+                keeper.block = self._ports_for(keeper.entry)
             keeper.entry.save(self.paths)
             keeper.start()
             try:
@@ -199,7 +202,8 @@ class Supervisor:
         """Take the traffic from a generation that is being destroyed."""
         if self._state(service).active_generation != generation:
             return {}
-        others = {k.entry.generation for k in self._workers(service)} - {generation}
+        unproven = [k for k in self._workers(service) if k.entry.wanted != "given-up"]
+        others = {keeper.entry.generation for keeper in unproven} - {generation}
         if others:
             raise RefusedError(
                 f"generation {generation} of {service} serves clients and {', '.join(sorted(others))} is not proven: "
@@ -215,19 +219,23 @@ class Supervisor:
         await asyncio.gather(*(self._halt(keeper) for keeper in halted))
         return {"stopped": [keeper.entry.name for keeper in halted]}
 
-    async def do_abort(self, _say: Say, *, forget: bool = False) -> dict[str, Any]:
-        """Stop every worker of a generation that does not serve clients."""
+    async def do_abort(self, _say: Say) -> dict[str, Any]:
+        """Give every generation up that does not serve clients."""
         victims = [
             keeper
             for keeper in self.keepers.values()
             if keeper.entry.kind == "worker"
             and keeper.entry.generation != self._state(keeper.entry.service).active_generation
         ]
-        await asyncio.gather(*(self._halt(keeper) for keeper in victims))
-        if forget:
-            for keeper in victims:
-                self._forget(keeper)
-        return {"stopped": [keeper.entry.name for keeper in victims]}
+        ran = [keeper.entry.name for keeper in victims if keeper.entry.wanted == "running"]
+        await asyncio.gather(*(self._halt(keeper, "given-up") for keeper in victims))
+        return {"stopped": ran}
+
+    async def do_retire(self, _say: Say) -> dict[str, Any]:
+        """Take the traffic from every service: the stack is about to be destroyed, whatever state it is in."""
+        for service in {keeper.entry.service for keeper in self.keepers.values()}:
+            self._write_state(service, None)
+        return {}
 
     async def do_status(self, _say: Say) -> dict[str, Any]:
         """Everything that the supervisor knows."""
@@ -246,6 +254,13 @@ class Supervisor:
             await asyncio.gather(*(self._remove(keeper, say) for keeper in group))
         self.ended.set()
         return {"stopped": [keeper.entry.name for keeper in (*gateways, *workers)]}
+
+    def _ports_for(self, entry: Entry) -> ports.Block:
+        try:
+            return give_ports(entry)
+        except OSError:
+            entry.first_port = 0  # somebody took them while it was stopped; any others will do
+            return give_ports(entry)
 
     # --- parts of verbs -------------------------------------------------------------------------
 
@@ -283,8 +298,15 @@ class Supervisor:
         await keeper.stop(grace_s + STOP_MARGIN_S, say=say)
         self._forget(keeper)
 
-    async def _halt(self, keeper: Keeper) -> None:
-        await keeper.stop(WorkerSpec.model_validate(keeper.entry.spec).stop_timeout_s)
+    async def _halt(self, keeper: Keeper, wanted: Wanted = "stopped") -> None:
+        await keeper.stop(WorkerSpec.model_validate(keeper.entry.spec).stop_timeout_s, wanted=wanted)
+
+    async def rest(self) -> None:
+        """Stop every process, as the machine or the session ends, but want them again: the next `up` starts them."""
+        self.ended.set()
+        await asyncio.gather(
+            *(keeper.stop(REST_GRACE_S, wanted=keeper.entry.wanted) for keeper in self.keepers.values())
+        )
 
     def _forget(self, keeper: Keeper) -> None:
         keeper.release_ports()

@@ -36,6 +36,8 @@ class Probe:
     """None for an aggregated service."""
     decode: Candidate
     prompt: str
+    salt: str
+    """Keeps prefix caches from knowing the prompt: what they know, nobody has to move."""
     kind: Kind
 
 
@@ -78,4 +80,4 @@ def _pairs(prefills: list[Candidate], decodes: list[Candidate]) -> list[tuple[Ca
 def _probe(prefill: Candidate | None, decode: Candidate, salt: str, kind: Kind, context_tokens: int) -> Probe:
     room_tokens = min(LONG_PROMPT_TOKENS_MAX, context_tokens // 2) if kind == "long" else 0
     filler = FILLER * (room_tokens // FILLER_TOKENS)
-    return Probe(prefill, decode, f"({salt}) {filler}{QUESTION}", kind)
+    return Probe(prefill, decode, f"{filler}{QUESTION}", salt, kind)

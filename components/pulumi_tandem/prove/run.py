@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pulumi_tandem.lower import ProofSpec
 from pulumi_tandem.prove.evidence import Evidence
-from pulumi_tandem.prove.judge import Answer, KvCounters, Measurement, judge
+from pulumi_tandem.prove.judge import UNKNOWN, Answer, KvCounters, Measurement, judge
 from pulumi_tandem.prove.plan import OUTPUT_TOKENS, Candidate, Probe, plan_probes
 
 REQUEST_TIMEOUT_S = 120.0
@@ -103,8 +103,9 @@ class _Visitor:
         pair = {"x-tandem-decode": probe.decode.name}
         if probe.prefill:
             pair["x-tandem-prefill"] = probe.prefill.name
-        answer = await self._ask(pair if probe.prefill else alone, probe)
-        reference = await self._ask(alone, probe)
+        # Each with a cache of its own: KV that was transferred must not answer for the reference.
+        answer = await self._ask(pair if probe.prefill else alone, probe, probe.salt)
+        reference = await self._ask(alone, probe, f"{probe.salt}-alone")
         deadline_s = time.monotonic() + COUNTER_TIMEOUT_S
         while True:
             after, transport = await _counters(self.session, probe.decode)
@@ -113,7 +114,7 @@ class _Visitor:
                 return Measurement(probe, answer, reference, moved, transport)
             await asyncio.sleep(0.2)
 
-    async def _ask(self, route: dict[str, str], probe: Probe) -> Answer:
+    async def _ask(self, route: dict[str, str], probe: Probe, cache_salt: str) -> Answer:
         body = {
             "model": self.door.model,
             "messages": [{"role": "user", "content": probe.prompt}],
@@ -123,6 +124,7 @@ class _Visitor:
             "stream_options": {"include_usage": True},
             "logprobs": True,
             "top_logprobs": 2,
+            "cache_salt": cache_salt,
         }
         started_s = time.monotonic()
         arrivals_s: list[float] = []
@@ -194,14 +196,11 @@ async def _counters(session: aiohttp.ClientSession, worker: Candidate) -> tuple[
     def total(name: str) -> float:
         return sum(sample.value for sample in samples if sample.name == name)
 
-    transport = next(
-        (s.labels["transport"] for s in samples if s.name == "tandem_kv_transport_info" and s.value),
-        "unknown",
-    )
+    named = {s.labels["transport"] for s in samples if s.name == "tandem_kv_transport_info" and s.value}
     counters = KvCounters(
         transfers=total("tandem_kv_transfers_total"),
         bytes=total("tandem_kv_bytes_total"),
         seconds=total("tandem_kv_seconds_total"),
         failures=total("tandem_kv_failures_total"),
     )
-    return counters, transport
+    return counters, ", ".join(sorted(named)) or UNKNOWN

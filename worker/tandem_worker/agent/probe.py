@@ -167,17 +167,25 @@ def _nixl_error(command: Command, environment: Mapping[str, str]) -> str | None:
 
 
 def _busy_ports(spec: WorkerSpec, place: Place) -> Iterator[tuple[str, str]]:
-    family = socket.AF_INET6 if ":" in place.address else socket.AF_INET
     for name, numbers in ports_of(spec, place).items():
-        for number in numbers:
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                # As the engine binds: connections that are only waiting to be forgotten do not count.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((place.address, number))
-                    probe.listen(1)
-                except OSError as error:
-                    yield f"{name} {number}", f"cannot be bound on {place.address}: {_owner(number) or error.strerror}"
+        busy = {number: why for number in numbers if (why := _why_busy(place.address, number))}
+        # A run of several is a range to choose from: a killed engine's connections hold some of it for a minute.
+        if len(busy) == len(numbers):
+            for number, why in busy.items():
+                yield f"{name} {number}", f"cannot be bound on {place.address}: {why}"
+
+
+def _why_busy(address: str, number: int) -> str | None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As the engine binds: connections that are only waiting to be forgotten do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, number))
+            probe.listen(1)
+        except OSError as error:
+            return _owner(number) or error.strerror
+    return None
 
 
 def _owner(port: int) -> str | None:
