@@ -141,7 +141,7 @@ class Serving:
                 self.outcome = "client_gone"
             self._drop_wire()
 
-    def look(self, now_s: float) -> None:
+    def look(self, now_s: float, *, judge_silence: bool) -> None:
         """End what has gone on for too long: the whole request, or an engine's silence."""
         wire = self.wire
         if now_s >= self.state.terms.deadline_s:
@@ -152,7 +152,7 @@ class Serving:
                 self._task.cancel()  # the client does not even take the error
             return
         at = handoff.working(self.state)
-        if wire is None or at is None or wire.stuck_behind_client:
+        if wire is None or at is None or wire.stuck_behind_client or not judge_silence:
             return
         worker = self._shared.fleet.get(at[0])
         silence = Silence(

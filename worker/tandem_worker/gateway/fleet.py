@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tandem_worker.contract import Phase, WorkerRecord
+from tandem_worker.gateway.backlog import Meter
 
 SUSPICION_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Shortest time a worker stays out after its n-th failure in a row; a good probe ends it only then.
@@ -54,6 +55,7 @@ class Fleet:
     def __init__(self) -> None:
         self.active: str | None = None
         self.workers: dict[str, Worker] = {}
+        self.meters: dict[Phase, Meter] = {"prefill": Meter(), "decode": Meter()}
         self._turn = 0
 
     def __iter__(self) -> Iterator[Worker]:
@@ -132,8 +134,9 @@ class Fleet:
             worker.failures = 0
             worker.errors = 0
 
-    def begin(self, name: str, phase: Phase, body_bytes: int) -> None:
+    def begin(self, name: str, phase: Phase, body_bytes: int, now_s: float) -> None:
         """A request of this gateway starts on a worker."""
+        self.meters[phase].begin(body_bytes if phase == "prefill" else 1, now_s)
         if worker := self.workers.get(name):
             self._turn += 1
             worker.turn = self._turn
@@ -143,8 +146,9 @@ class Fleet:
             else:
                 worker.decodes += 1
 
-    def end(self, name: str, phase: Phase, body_bytes: int) -> None:
+    def end(self, name: str, phase: Phase, body_bytes: int, now_s: float, *, finished: bool) -> None:
         """A request of this gateway ends on a worker, however it went."""
+        self.meters[phase].end(body_bytes if phase == "prefill" else 1, now_s, finished=finished)
         if worker := self.workers.get(name):
             if phase == "prefill":
                 worker.prefills = max(0, worker.prefills - 1)

@@ -201,9 +201,10 @@ def step(state: Exchange, event: Event, now_s: float, fleet: Fleet) -> Step:
     left, taken = working(state), working(after)
     if left != taken or state.attempts != after.attempts:
         if left is not None:
-            fleet.end(*left, state.terms.body_bytes)
+            finished = isinstance(event, Prefilled | Finished)
+            fleet.end(*left, state.terms.body_bytes, now_s, finished=finished)
         if taken is not None:
-            fleet.begin(*taken, state.terms.body_bytes)
+            fleet.begin(*taken, state.terms.body_bytes, now_s)
     return after, actions
 
 

@@ -76,7 +76,8 @@ class _Connection(RequestHandler):
             self.log_exception("fault of the gateway", exc_info=exc)
             refusal = Refusal(status, "internal_error", "internal_error", "the gateway failed on this request")
         else:
-            refusal = invalid(f"not an HTTP request that can be served: {message or 'malformed'}"[:500], status=status)
+            why = (message or "malformed").strip().split("\n")[0][:200]
+            refusal = invalid(f"not an HTTP request that can be served: {why}", status=status)
         answer = web.Response(status=status, body=error_body(refusal), content_type="application/json")
         answer.force_close()
         return answer

@@ -26,6 +26,8 @@ log = logging.getLogger("tandem.gateway")
 JSON = "application/json"
 REQUEST_ID_CHARS_MAX = 128
 TICK_S = 0.1
+LAG_S = 0.25
+"""A tick later than this means that the process had no time to read its sockets."""
 CLIENT_BUFFER_BYTES_MAX = 64 * 1024
 """Bytes a client may be behind before its engine is no longer read; also uvloop's own high-water mark."""
 BODY_TIMEOUT_S = 60.0
@@ -114,7 +116,7 @@ class Gateway:
         self._admitted: dict[int, asyncio.Future[None]] = {}
         self._sequence = 0
         self._nonce = os.urandom(3).hex()
-        self._started_unix = 0
+        self._ticked_s = shared.now()
         self._routes: dict[tuple[str, str], Handler] = {
             ("GET", "/live"): self._live,
             ("GET", "/health"): self._health,
@@ -144,8 +146,11 @@ class Gateway:
     def tick(self) -> None:
         """Look after everything that runs: deadlines, silent engines, unused connections."""
         now_s = self.shared.now()
+        # After a lag of this process, bytes may lie unread: then the silence is ours, not an engine's.
+        lagged = now_s - self._ticked_s > LAG_S
+        self._ticked_s = now_s
         for serving in self.running:
-            serving.look(now_s)
+            serving.look(now_s, judge_silence=not lagged)
         self.shared.upstream.drop_idle()
 
     @property
@@ -247,7 +252,12 @@ class Gateway:
             "requests_waiting": float(len(self.queue.waiting)),
             "workers_ready": float(len(fleet.ready(fleet.active))),
         }
-        body = self.shared.metrics.render(gauges, {})
+        now_s = self.shared.now()
+        backlog_s = {
+            "prefill": fleet.meters["prefill"].seconds(now_s),
+            "decode": fleet.meters["decode"].seconds(now_s, waiting=len(self.queue.waiting)),
+        }
+        body = self.shared.metrics.render(gauges, backlog_s)
         return web.Response(body=body, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
 
     def _no_route(self, request: web.BaseRequest) -> Answer:
