@@ -29,7 +29,7 @@ class Size:
     killed_calls: int
 
 
-FULL = Size(7, handoffs=1500, streams=96, stream_tokens=256, burst_tokens=2048, first_tokens=200, killed_calls=400)
+FULL = Size(5, handoffs=1500, streams=96, stream_tokens=256, burst_tokens=2048, first_tokens=200, killed_calls=400)
 QUICK = Size(1, handoffs=500, streams=32, stream_tokens=128, burst_tokens=1024, first_tokens=100, killed_calls=160)
 WARM_UP = Size(1, handoffs=300, streams=16, stream_tokens=64, burst_tokens=64, first_tokens=20, killed_calls=0)
 LOAD_TIME_MAX_S = 30.0
