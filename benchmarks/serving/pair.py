@@ -23,6 +23,7 @@ ADDRESS = "127.0.0.1"
 MODEL = "SmolLM2-135M-Instruct"
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.5
+PATIENCE_S = 300.0
 
 
 class NotReadyError(Exception):
@@ -55,6 +56,8 @@ def declare() -> tandem.Service:
         prefill=prefill,
         decode=decode,
         context_tokens=2048,
+        # A machine that does other work besides must give bad times, not a failed run.
+        limits=tandem.Limits(prefill_timeout_s=PATIENCE_S, stall_timeout_s=PATIENCE_S),
     )
 
 
