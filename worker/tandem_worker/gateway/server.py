@@ -52,6 +52,7 @@ class HttpClient:
         self._id = {"x-request-id": request_id}
         self.response: web.StreamResponse | None = None
         self._chunked = False
+        self._transport: asyncio.WriteTransport | None = None
 
     async def begin(self, headers: dict[str, str]) -> None:
         """Send the response headers of an event stream."""
@@ -63,6 +64,7 @@ class HttpClient:
         self._chunked = response.chunked
         self.response = response
         await response.prepare(self._request)
+        self._transport = self._request.transport
 
     async def write(self, data: bytes) -> None:
         """Send a part of the stream."""
@@ -75,8 +77,8 @@ class HttpClient:
         The headers are out: `write` has come before. A transport that is gone takes nothing and ends the
         exchange by cancelling it.
         """
-        transport = self._request.transport
-        if not data or transport is None:
+        transport = self._transport
+        if not data or transport is None or transport.is_closing():
             return True
         transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         return transport.get_write_buffer_size() <= CLIENT_BUFFER_BYTES_MAX

@@ -50,8 +50,6 @@ class Wire(asyncio.Protocol):
         self.failure: UpstreamError | None = None
         self.headers_done = False
         self.complete = False
-        self.touched = False
-        """Whether any byte of the current answer has come."""
         self.content_type = ""
         self.status = 0
         self.heard_s = 0.0
@@ -67,7 +65,6 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of the answer."""
         self.heard_s = self._loop.time()
-        self.touched = True
         if not self.headers_done:
             self._header_bytes += len(data)
         try:
@@ -131,7 +128,7 @@ class Wire(asyncio.Protocol):
         """Start an exchange."""
         assert self._transport is not None
         self._parser = httptools.HttpResponseParser(self)
-        self.headers_done = self.complete = self.touched = self._reusable = False
+        self.headers_done = self.complete = self._reusable = False
         self._header_bytes = 0
         self.content_type = ""
         self.heard_s = self._loop.time()

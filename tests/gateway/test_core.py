@@ -1,0 +1,353 @@
+"""The gateway's pure parts, one by one: queue, fleet, pairs, silences, backlog, drain, requests."""
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tandem_worker.contract import Phase, WorkerRecord
+from tandem_worker.dialects import vllm
+from tandem_worker.gateway.admit import Admission, Queue
+from tandem_worker.gateway.backlog import Meter
+from tandem_worker.gateway.drain import Drain, Leaving
+from tandem_worker.gateway.errors import Refusal, error_body, error_event
+from tandem_worker.gateway.fleet import Fleet
+from tandem_worker.gateway.handoff import Loss, Offer
+from tandem_worker.gateway.pair import Ask, Pinned, Route, choose, redirect
+from tandem_worker.gateway.request import ClientRequest, read_request
+from tandem_worker.gateway.silence import Limits, Silence, judge
+from tandem_worker.gateway.stream import OpaqueRelay
+
+
+def worker(name: str, phase: Phase, *, generation: str = "g1", key: str = "k1", both: bool = True) -> WorkerRecord:
+    return WorkerRecord(
+        name=name,
+        service="chat",
+        pool=phase,
+        phase=phase,
+        phases=("prefill", "decode") if both else (phase,),
+        dialect="vllm-nixl-pull",
+        generation=generation,
+        pair_key=key,
+        address="host",
+        http_port=1,
+        agent_port=2,
+    )
+
+
+def fleet_of(*records: WorkerRecord, ready: Sequence[str] | None = None) -> Fleet:
+    fleet = Fleet()
+    fleet.observe(records, "g1")
+    for record in records:
+        if ready is None or record.name in ready:
+            fleet.probed(record.name, good=True, draining=False, asked_s=0.0, now_s=0.0)
+    return fleet
+
+
+P0, P1, D0, D1 = worker("p0", "prefill"), worker("p1", "prefill"), worker("d0", "decode"), worker("d1", "decode")
+HANDOFF = Ask("g1", disaggregate=True)
+
+
+# the queue
+
+
+@given(st.integers(1, 4), st.integers(0, 4), st.lists(st.sampled_from(["arrive", "leave", "give up"]), max_size=60))
+def test_queue_keeps_its_bounds_and_its_order(running_max: int, waiting_max: int, events: list[str]):
+    queue = Queue(running_max, waiting_max)
+    waiting: list[int] = []
+    running = 0
+    for number, event in enumerate(events):
+        if event == "arrive":
+            verdict = queue.arrive(number)
+            assert (verdict is Admission.TURN_AWAY) == (running == running_max and len(waiting) == waiting_max)
+            running += verdict is Admission.RUN
+            waiting += [number] if verdict is Admission.WAIT else []
+        elif event == "leave" and running:
+            admitted = queue.leave(1.0)
+            assert admitted == waiting[:1]
+            running += len(admitted) - 1
+            waiting = waiting[len(admitted) :]
+        elif event == "give up" and waiting:
+            assert queue.give_up(waiting.pop(len(waiting) // 2))
+        assert (queue.running, list(queue.waiting)) == (running, waiting)
+        assert running <= running_max and len(waiting) <= waiting_max
+        assert 1 <= queue.retry_after_s() <= 30
+
+
+def test_proof_takes_a_place_beyond_the_limit():
+    queue = Queue(1, 0)
+    assert queue.arrive(1) is Admission.RUN
+    assert queue.arrive(2, privileged=True) is Admission.RUN
+    assert queue.arrive(3) is Admission.TURN_AWAY
+    assert queue.leave(1.0) == []
+
+
+# the fleet
+
+
+def test_suspect_worker_is_back_with_the_next_good_answer_to_a_later_question():
+    fleet = fleet_of(P0, D0)
+    fleet.suspect("d0", now_s=10.0)
+    fleet.probed("d0", good=True, draining=False, asked_s=9.9, now_s=10.1)
+    assert not fleet.workers["d0"].ready
+    fleet.probed("d0", good=True, draining=False, asked_s=10.2, now_s=10.3)
+    assert fleet.workers["d0"].ready
+
+
+def test_worker_that_keeps_failing_while_its_agent_is_happy_stays_out_longer():
+    fleet = fleet_of(D0)
+    out_s: list[float] = []
+    now_s = 0.0
+    for _ in range(6):
+        fleet.suspect("d0", now_s)
+        since_s = now_s
+        while not fleet.workers["d0"].ready:
+            now_s += 0.5
+            fleet.probed("d0", good=True, draining=False, asked_s=now_s, now_s=now_s)
+        out_s.append(now_s - since_s)
+    assert out_s == sorted(out_s)
+    assert out_s[0] == 0.5 and out_s[-1] >= 8.0
+    fleet.worked("d0")
+    fleet.suspect("d0", now_s)
+    fleet.probed("d0", good=True, draining=False, asked_s=now_s, now_s=now_s)
+    assert fleet.workers["d0"].ready
+
+
+def test_many_requests_that_die_with_a_worker_are_one_failure():
+    fleet = fleet_of(D0)
+    for _ in range(50):
+        fleet.suspect("d0", now_s=1.0)
+    assert fleet.workers["d0"].failures == 1
+
+
+def test_draining_worker_is_not_unwell_and_takes_nothing_new():
+    fleet = fleet_of(P0, D0)
+    fleet.probed("d0", good=False, draining=True, asked_s=1.0, now_s=1.0)
+    assert not fleet.workers["d0"].ready
+    assert fleet.workers["d0"].unwell_since_s is None
+    fleet.probed("p0", good=False, draining=False, asked_s=1.0, now_s=1.0)
+    assert fleet.workers["p0"].unwell_since_s == 1.0
+
+
+def test_changed_record_is_another_process_but_a_draining_mark_is_not():
+    fleet = fleet_of(D0)
+    assert not fleet.observe([D0], "g1")
+    assert fleet.observe([D0.model_copy(update={"draining": True})], "g1")
+    assert fleet.workers["d0"].answering
+    assert fleet.observe([D0.model_copy(update={"http_port": 9})], "g1")
+    assert not fleet.workers["d0"].answering
+
+
+# pairs
+
+
+def test_pair_is_of_one_generation_and_one_pair_key():
+    other = worker("p9", "prefill", key="k9")
+    assert choose(fleet_of(other, D0, worker("d9", "decode", generation="g0", key="k9")), HANDOFF) == Route(
+        "p9", reason="pair-failed", fallback=True
+    )
+    assert choose(fleet_of(other, P0, D0), HANDOFF) == Route("d0", "p0")
+
+
+def test_load_is_spread_over_equal_workers():
+    fleet = fleet_of(P0, P1, D0, D1)
+    pairs: set[tuple[str | None, str]] = set()
+    for _ in range(4):
+        route = choose(fleet, HANDOFF)
+        assert route is not None and route.prefill is not None
+        pairs.add((route.prefill, route.decode))
+        fleet.begin(route.prefill, "prefill", 100, 0.0)
+        fleet.end(route.prefill, "prefill", 100, 0.0, finished=True)
+        fleet.begin(route.decode, "decode", 100, 0.0)
+    assert {pair[0] for pair in pairs} == {"p0", "p1"}
+    assert [fleet.workers[name].decodes for name in ("d0", "d1")] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("ready", "reason"), [(["d0"], "no-prefill-ready"), (["p0"], "no-decode-ready"), ([], None)], ids=str
+)
+def test_survivor_serves_whole_requests(ready: list[str], reason: str | None):
+    route = choose(fleet_of(P0, D0, ready=ready), HANDOFF)
+    assert route == (reason and Route(ready[0], reason=reason, fallback=True))
+
+
+def test_no_survivor_where_the_service_or_the_worker_forbids_it():
+    fleet = fleet_of(P0, D0, ready=["d0"])
+    assert choose(fleet, Ask("g1", disaggregate=True, survivors_serve_both=False)) is None
+    alone = fleet_of(worker("p0", "prefill", both=False), worker("d0", "decode", both=False), ready=["d0"])
+    assert choose(alone, HANDOFF) is None
+
+
+def test_worker_that_failed_a_request_comes_last():
+    fleet = fleet_of(P0, D0, D1)
+    assert choose(fleet, Ask("g1", disaggregate=True, blamed=("d0",))) == Route("d1", "p0")
+    both = choose(fleet, Ask("g1", disaggregate=True, blamed=("d0", "d1")))
+    assert both == Route("p0", reason="pair-failed", fallback=True)
+    everyone = choose(fleet, Ask("g1", disaggregate=True, blamed=("d0", "d1", "p0", "d1")))
+    assert everyone == Route("d0", "p0", fresh=False)
+
+
+def test_pinned_workers_are_used_as_named_or_not_at_all():
+    fleet = fleet_of(P0, P1, D0, D1, ready=["p0", "p1", "d0"])
+    assert choose(fleet, Ask("g1", disaggregate=True, pinned=Pinned("p1", "d0"))) == Route("d0", "p1")
+    assert choose(fleet, Ask("g1", disaggregate=True, pinned=Pinned("d0", "p1"))) == Route("p1", "d0")
+    assert choose(fleet, Ask("g1", disaggregate=True, pinned=Pinned("p1", "d1"))) is None
+    alone = Ask("g1", disaggregate=False, reason="proof", pinned=Pinned(None, "p1"))
+    assert choose(fleet, alone) == Route("p1", reason="proof")
+
+
+def test_decode_half_moves_when_its_worker_is_gone_after_the_prefill():
+    fleet = fleet_of(P0, D0, D1)
+    fleet.suspect("d0", 1.0)
+    assert redirect(fleet, HANDOFF, Route("d0", "p0")) == Route("d1", "p0")
+    assert redirect(fleet, HANDOFF, Route("d1", "p0")) == Route("d1", "p0")
+
+
+# silences, backlog, drain
+
+
+@pytest.mark.parametrize(
+    ("phase", "streaming", "begun", "silent_s", "unwell_s", "gone"),
+    [
+        ("prefill", True, False, 9.0, 0.0, False),
+        ("prefill", True, False, 10.0, 0.0, True),
+        ("decode", True, False, 9.0, 0.0, False),
+        ("decode", True, False, 10.0, 0.0, True),
+        ("decode", True, True, 2.0, 0.0, True),
+        ("decode", True, True, 1.9, 0.0, False),
+        ("decode", False, False, 500.0, 0.0, False),
+        ("decode", False, False, 1.0, 1.0, True),
+        ("prefill", False, False, 1.0, 0.5, False),
+        ("decode", True, True, 0.5, 60.0, False),
+    ],
+)
+def test_silence(phase: Phase, streaming: bool, begun: bool, silent_s: float, unwell_s: float, gone: bool):
+    limits = Limits(prefill_timeout_s=10.0, stall_timeout_s=2.0)
+    assert bool(judge(Silence(phase, streaming, begun, silent_s, unwell_s), limits)) == gone
+
+
+def test_backlog_is_pending_work_over_the_measured_rate():
+    meter = Meter()
+    assert meter.seconds(0.0) == 0.0
+    for second in range(10):
+        meter.begin(100.0, float(second))
+        meter.end(100.0, second + 1.0, finished=True)
+    meter.begin(500.0, 10.0)
+    assert meter.seconds(10.0) == pytest.approx(5.0, rel=0.15)
+
+
+def test_drain_waits_for_what_is_under_way_but_not_for_ever():
+    drain = Drain(began_s=5.0, timeout_s=10.0)
+    assert drain.look(3, 14.9) is Leaving.WAIT
+    assert drain.look(0, 6.0) is Leaving.DONE
+    assert drain.look(3, 15.0) is Leaving.TIMED_OUT
+
+
+# requests and their bodies
+
+
+def read(body: object, path: str = "/v1/completions") -> ClientRequest:
+    request = read_request(path, json.dumps(body).encode(), ("m",))
+    assert isinstance(request, ClientRequest), request
+    return request
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "why"),
+    [
+        ("/v1/completions", {"prompt": "a"}, ""),
+        ("/v1/completions", {"prompt": [1, 2]}, ""),
+        ("/v1/completions", {"prompt": "a", "n": 1, "best_of": 1, "echo": False}, ""),
+        ("/v1/completions", {"prompt": ["a", "b"]}, "several-prompts"),
+        ("/v1/completions", {"prompt": [[1], [2]]}, "several-prompts"),
+        ("/v1/completions", {"prompt": "a", "n": 2}, "n"),
+        ("/v1/completions", {"prompt": "a", "best_of": 3}, "best_of"),
+        ("/v1/completions", {"prompt": "a", "use_beam_search": True}, "beam-search"),
+        ("/v1/completions", {"prompt": "a", "echo": True}, "echo"),
+        ("/v1/completions", {"prompt": "a", "prompt_logprobs": 0}, "prompt-logprobs"),
+        ("/v1/completions", {"prompt_embeds": "AA"}, "prompt-embeds"),
+        ("/v1/chat/completions", {"messages": [], "tools": [1]}, ""),
+        ("/v1/responses", {"input": "a", "tools": [1]}, "responses-tools"),
+        ("/v1/messages", {"messages": [], "max_tokens": 9}, ""),
+    ],
+)
+def test_why_a_request_runs_whole(path: str, body: object, why: str):
+    assert vllm.why_whole(read(body, path)) == why
+
+
+def test_prefill_asks_for_one_token_and_keeps_the_rest():
+    body = {"messages": [{"role": "user", "content": "é\u0000"}], "max_completion_tokens": 9, "min_tokens": 4}
+    request = read(
+        body | {"stream": True, "stream_options": {"include_usage": True}, "top_p": 0.5}, "/v1/chat/completions"
+    )
+    sent = json.loads(vllm.prefill_body(request, vllm.clean(request)))
+    parameters = sent.pop("kv_transfer_params")
+    assert sent == {
+        "messages": body["messages"],
+        "max_tokens": 1,
+        "max_completion_tokens": 1,
+        "min_tokens": 1,
+        "stream": False,
+        "top_p": 0.5,
+    }
+    assert (parameters["do_remote_decode"], parameters["do_remote_prefill"]) == (True, False)
+
+
+def test_parameters_go_to_the_decode_engine_verbatim():
+    raw = b'{"remote_block_ids":[[1,2]], "x" :  1.0e5,"do_remote_prefill":true}'
+    found = vllm.transfer_parameters(b'{"id":"a","choices":[],"kv_transfer_params":' + raw + b"}")
+    assert found is not None
+    assert raw in vllm.decode_body(read({"prompt": "a"}).fields, found, with_token_ids=False)
+    assert vllm.transfer_parameters(b'{"kv_transfer_params":null}') is None
+    assert vllm.transfer_parameters(b"{}") is None
+    with pytest.raises(ValueError, match="not a JSON object"):
+        vllm.transfer_parameters(b"<html>")
+
+
+@given(st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.text(max_size=5), max_size=5))
+def test_what_is_not_ours_passes_untouched(body: dict[str, object]):
+    body = {name: value for name, value in body.items() if name not in ("model", *vllm.INTERNAL_FIELDS)}
+    request = read(body)
+    assert json.loads(vllm.decode_body(vllm.clean(request), None, with_token_ids=False)) == body
+
+
+def test_errors_have_one_shape():
+    refusal = Refusal(429, "overloaded", "queue_full", "full", retry_after_s=3)
+    shape = {"error": {"message": "full", "type": "overloaded", "param": None, "code": "queue_full"}}
+    assert json.loads(error_body(refusal)) == shape
+    assert json.loads(error_event(refusal).removeprefix(b"data: ")) == shape
+
+
+# streams that are only passed on
+
+
+@given(st.integers(1, 40))
+def test_opaque_stream_is_passed_on_however_it_is_cut(size: int):
+    chunk = b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":%b}]}\n\n'
+    stream = chunk % b"null" + chunk % b"null" + chunk % b'"stop"' + b"data: [DONE]\n\n"
+    relay = OpaqueRelay(marked=True, hold_events=2)
+    out = b"".join(relay.feed(stream[at : at + size]) for at in range(0, len(stream), size))
+    assert out == stream
+    assert relay.offer() is Offer.COMPLETE
+
+
+@given(st.integers(1, 200))
+def test_opaque_stream_knows_what_is_missing(size: int):
+    chunk = b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":%b}]}\n\n'
+    relay = OpaqueRelay(marked=True)
+    for part in (chunk % b"null", chunk % b'"stop"'):
+        assert relay.offer() is Offer.LOST
+        for at in range(0, len(part), size):
+            relay.feed(part[at : at + size])
+    assert relay.offer() is Offer.TAIL
+    assert relay.tail() == b"data: [DONE]\n\n"
+
+
+def test_engines_error_is_not_shown_while_the_client_has_nothing():
+    relay = OpaqueRelay(marked=True, hold_events=2)
+    assert (
+        relay.feed(b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\ndata: {"error": {"code": 500}}\n\n') == b""
+    )
+    assert relay.failure is Loss.ERROR
