@@ -284,7 +284,8 @@ def _park(state: Exchange, generation: str | None, now_s: float, fleet: Fleet) -
         message = "no worker is ready to serve this request; it can be sent again"
         if state.terms.pinned is not None:
             message = "a worker that the proof named is not ready, or the named ones cannot be paired"
-        return _fail(state, Refusal(503, "service_unavailable", "no_worker", message, retry_after_s=RETRY_AFTER_S))
+        kind = "engine_lost" if state.sent else "service_unavailable"
+        return _fail(state, Refusal(503, kind, "no_worker", message, retry_after_s=RETRY_AFTER_S))
     return replace(state, stage=Stage.PARKED, parked_since_s=since_s), (Park(until_s),)
 
 

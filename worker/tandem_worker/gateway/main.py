@@ -25,6 +25,8 @@ from tandem_worker.gateway.upstream import Upstream
 from tandem_worker.gateway.watch import CONTRACTS_READ, FolderSource, Watcher
 
 EXIT_USAGE = 64
+GC_THRESHOLDS = (20_000, 20, 20)
+"""Requests leave few cycles behind; Python's own 700 would look for them several times per hand-off."""
 DRAIN_POLL_S = 0.05
 LAST_WORDS_S = 1.0
 """For the last bytes of finished answers to be taken."""
@@ -38,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     # What is loaded now stays for ever: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         spec = _load_spec(options.spec)
         keys = read_keys(options.api_keys_file, options.proof_token_file)

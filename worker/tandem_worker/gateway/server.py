@@ -289,7 +289,11 @@ class Gateway:
             return refused(refusal)
         client = HttpClient(request, request_id)
         sequence = self._next()
-        turned_away = await self._enter(sequence, terms)
+        try:
+            turned_away = await self._enter(sequence, terms)
+        except asyncio.CancelledError:
+            metrics.count("client_gone")
+            raise
         if turned_away is not None:
             metrics.count("rejected" if turned_away.status == 429 else "timeouts")
             return refused(turned_away)
