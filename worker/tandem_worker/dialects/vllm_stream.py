@@ -25,6 +25,8 @@ _TEXT = b'"text":"'
 _QUOTE = ord('"')
 _EVENT = b'data: {"id":'
 _END = b"\n\n"
+_LAST = b"]}]}" + _END
+"""What a chunk ends with after its ids, but for usage and fingerprints."""
 EVENT_BYTES_MAX = 32 * 1024 * 1024
 """Longest event; the ids of a prompt of a million tokens are 7 MB."""
 
@@ -76,6 +78,8 @@ class IdRelay:
 
     def feed(self, data: bytes) -> bytes:
         """The client's bytes: all that are good, up to a failure."""
+        if (usual := self._usual(data)) is not None:
+            return usual
         data = self._rest + data if self._rest else data
         *events, self._rest = data.split(_END)
         out: list[bytes] = []
@@ -92,6 +96,26 @@ class IdRelay:
             return b""  # Only the role has come; while the client has nothing, a retry is invisible.
         held, self._held = self._held, b""
         return held + b"".join(out)
+
+    def _usual(self, data: bytes) -> bytes | None:
+        """What nearly every read is in a running stream: one event, one token, with text. None for all else.
+
+        The same as the general way below in a third of its time; a stream costs little more than its system calls.
+        """
+        history = self.history
+        start = data.rfind(_IDS) + len(_IDS)
+        end = len(data) - len(_LAST)
+        ids = data[start:end]
+        if not (ids.isdigit() and history.output and data.endswith(_LAST) and data.startswith(_EVENT)):
+            return None
+        if self._rest or self._held or self._continued or history.pending or history.closed:
+            return None
+        at = data.find(self._text_mark)
+        if at < 0 or data[at + len(self._text_mark)] == _QUOTE or FINISHED in data or data.count(_END) != 1:
+            return None
+        history.add(ids, with_text=True)
+        self.tokens += 1
+        return data[: start - 1] + b"null" + _LAST[1:]
 
     def offer(self) -> Offer:
         """What can become of the stream if the engine is gone now."""

@@ -17,9 +17,10 @@ from tandem_worker.contract import GatewaySpec
 from tandem_worker.gateway.drain import Drain, Leaving
 from tandem_worker.gateway.exchange import Shared
 from tandem_worker.gateway.fleet import Fleet
+from tandem_worker.gateway.keys import Keys, read_keys
 from tandem_worker.gateway.listener import Listener
 from tandem_worker.gateway.metrics import Metrics
-from tandem_worker.gateway.server import TICK_S, Gateway, Keys, read_keys
+from tandem_worker.gateway.server import TICK_S, Gateway
 from tandem_worker.gateway.silence import Limits
 from tandem_worker.gateway.upstream import Upstream
 from tandem_worker.gateway.watch import CONTRACTS_READ, FolderSource, Watcher

@@ -1,12 +1,9 @@
 """The front door: one listener, every path, from bytes of a client to an admitted request."""
 
 import asyncio
-import hmac
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 from aiohttp import HttpVersion11, web
@@ -17,6 +14,7 @@ from tandem_worker.gateway.admit import Admission, Queue
 from tandem_worker.gateway.errors import Refusal, error_body, invalid
 from tandem_worker.gateway.exchange import EVENT_STREAM, Serving, Shared
 from tandem_worker.gateway.handoff import Terms
+from tandem_worker.gateway.keys import Keys
 from tandem_worker.gateway.pair import Ask, Pinned, can_serve
 from tandem_worker.gateway.request import ANY_WORKER, GENERATING, NOT_SERVED, ClientRequest, read_request
 from tandem_worker.gateway.upstream import UpstreamError
@@ -34,14 +32,6 @@ BODY_TIMEOUT_S = 60.0
 """How long a client may take to send a request's body."""
 Answer = web.StreamResponse
 Handler = Callable[[web.BaseRequest, str], Awaitable[Answer]]
-
-
-@dataclass(frozen=True, slots=True)
-class Keys:
-    """Secrets that open the door; empty API keys mean an open door."""
-
-    api: tuple[str, ...] = ()
-    proof: str | None = None
 
 
 class HttpClient:
@@ -136,7 +126,7 @@ class Gateway:
         handler = self._routes.get((request.method, request.path))
         if handler is None:
             response = self._no_route(request)
-        elif request.path not in ("/live", "/health") and not self._may_enter(request):
+        elif request.path not in ("/live", "/health") and not self.keys.may_enter(request.headers):
             message = "this service needs an API key: send it as `authorization: Bearer KEY`"
             response = refused(Refusal(401, "invalid_request_error", "invalid_api_key", message))
         else:
@@ -159,23 +149,6 @@ class Gateway:
     def under_way(self) -> int:
         """Requests running and waiting."""
         return len(self.running) + len(self.queue.waiting)
-
-    # Who may enter.
-
-    def _may_enter(self, request: web.BaseRequest) -> bool:
-        if not self.keys.api or self._has_proof(request):
-            return True
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        given = (key if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")).strip().encode()
-        # Every key is compared, so that the time taken tells nothing about which one matched.
-        matches = [hmac.compare_digest(given, known.encode()) for known in self.keys.api]
-        return any(matches)
-
-    def _has_proof(self, request: web.BaseRequest) -> bool:
-        given = request.headers.get("x-tandem-proof")
-        if given is None or self.keys.proof is None:
-            return False
-        return hmac.compare_digest(given.encode(), self.keys.proof.encode())
 
     def _request_id(self, request: web.BaseRequest) -> str:
         given = request.headers.get("x-request-id", "")
@@ -373,7 +346,7 @@ class Gateway:
     def _terms(self, request: web.BaseRequest, read: ClientRequest) -> Terms | Refusal:
         spec, headers = self.spec, request.headers
         wanted = {name: headers.get(f"x-tandem-{name}") for name in ("generation", "prefill", "decode", "path")}
-        proving = self._has_proof(request)
+        proving = self.keys.has_proof(request.headers)
         if (any(wanted.values()) or "x-tandem-proof" in headers) and not proving:
             message = "headers that choose workers need `x-tandem-proof` with the service's proof token"
             return Refusal(403, "permission_error", "proof_token_required", message)
@@ -440,9 +413,3 @@ def _json(value: object) -> web.Response:
 
 def _unhealthy(why: str) -> web.Response:
     return refused(Refusal(503, "service_unavailable", "not_ready", why, retry_after_s=1))
-
-
-def read_keys(api_keys: Path | None, proof_token: Path | None) -> Keys:
-    """The secrets in the files that the command line names. Raises: OSError."""
-    api = tuple(line.strip() for line in api_keys.read_text().splitlines() if line.strip()) if api_keys else ()
-    return Keys(api, proof_token.read_text().strip() or None if proof_token else None)
