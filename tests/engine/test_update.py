@@ -1,6 +1,7 @@
 """Updates of a service with the real Pulumi CLI: forward, back, broken, killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -176,6 +177,37 @@ def test_abort_gives_a_kept_failure_up(project: Project) -> None:
     assert workers(project) == before
 
 
+def test_traffic_that_moved_without_pulumi_is_brought_back(project: Project) -> None:
+    """An `up` killed between activation and its note leaves another generation serving; the next `up` sees it."""
+    project.up()
+    before = workers(project)
+    project.up(**IMPOSSIBLE, service={"keep_failed": True}, pool={"sequences": 4})
+    (other,) = {process["generation"] for process in project.status()["processes"]} - {
+        "",
+        project.outputs()["generation"],
+    }
+    call(project.state_dir, "activate", service="chat", generation=other)
+
+    back = project.up()
+
+    assert back.returncode == 0, back.stdout
+    assert project.status()["active"] == {"chat": project.outputs()["generation"]}
+    assert workers(project) == before
+    assert ask(project.outputs()["url"])
+
+
+def test_a_lost_state_folder_is_made_again(project: Project) -> None:
+    """Everything of the supervisor gone, Pulumi's state still there: `up` starts and proves the service anew."""
+    project.up()
+    call(project.state_dir, "shutdown")
+    shutil.rmtree(project.state_dir)
+
+    again = project.up()
+
+    assert again.returncode == 0, again.stdout
+    assert ask(project.outputs()["url"])
+
+
 def test_destroy_after_a_failed_update_leaves_nothing(project: Project) -> None:
     """`down` needs no other word when a generation has failed."""
     project.up()
@@ -192,8 +224,8 @@ def test_a_killed_up_is_continued_by_the_next(project: Project, victim: str) -> 
     """kill -9 in the middle: the next `up` goes on, and nothing is orphaned."""
     slow = {"pool": {"env": {"FAKE_ENGINE_START_S": "3"}}}
     command = project.command("tandem", "up", "--stack", project.stack, **slow)
-    log = (project.folder / "up.log").open("w")
-    up = subprocess.Popen(command, cwd=project.folder, env=project.environment, stdout=log, stderr=log)
+    with (project.folder / "up.log").open("w") as log:
+        up = subprocess.Popen(command, cwd=project.folder, env=project.environment, stdout=log, stderr=log)
     until(lambda: len(workers(project)) == 2)
     started = {process["name"]: process["pid"] for process in project.status()["processes"]}
     names = {"cli": "pulumi up", "provider": "pulumi.dynamic"}

@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 
 from tandem_worker.contract import GatewaySpec
+from tandem_worker.gateway.keys import Keys
 from tandem_worker.gateway.main import serve
-from tandem_worker.gateway.server import Keys
 from tests.fakes.agent import FakeFleet
 
 PROOF = "proof-token"

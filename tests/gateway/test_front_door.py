@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tandem_worker.gateway.server import Keys
+from tandem_worker.gateway.keys import Keys
 from tests.fakes.agent import FakeFleet
 from tests.gateway.door import PROOF, door, until
 
@@ -281,9 +281,12 @@ async def test_very_long_stream_needs_no_more_memory(tmp_path: Path):
 async def test_slow_client_holds_its_engine_back(tmp_path: Path):
     """Backpressure: an unread stream fills bounded buffers, then the engine is no longer read."""
     async with FakeFleet(tmp_path) as fleet, door(tmp_path, fleet, stall_timeout_s=0.3) as gate:
-        body = json.dumps(COMPLETION | {"stream": True, "max_tokens": 90_000}).encode()
+        body = json.dumps(COMPLETION | {"stream": True, "max_tokens": 25_000}).encode()
         host, port = gate.url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        small = socket.socket()
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)  # 6 MB of answer find no room in the kernel
+        small.connect((host, int(port)))
+        reader, writer = await asyncio.open_connection(sock=small, limit=65536)
         head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         await reader.readexactly(512)
