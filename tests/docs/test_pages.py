@@ -67,12 +67,12 @@ def test_every_role_is_told():
     ],
 )
 def test_what_depends_on_another_field(why: str, fields: dict[str, object]):
-    assert resume.why_not(asked("/v1/chat/completions", **fields)) == why
+    assert resume.why_not(asked("/v1/chat/completions", **fields), 2048) == why
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
 def test_other_forms_are_not_resumed(path: str):
-    assert resume.why_not(asked(path)) != ""
+    assert resume.why_not(asked(path), 2048) != ""
 
 
 @pytest.mark.parametrize("reason", ASKED)

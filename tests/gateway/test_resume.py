@@ -19,6 +19,7 @@ from tests.simulation.engines import ends_inside_character, job_of, pieces
 RECORDED = Path(__file__).parents[1] / "fakes" / "recorded"
 TEXT_PART = {"type": "text", "text": "a"}
 IMAGE_PART = {"type": "image_url", "image_url": {"url": "data:"}}
+CONTEXT = 100_000
 USER = {"role": "user", "content": "tell me"}
 
 ALLOWED: dict[str, list[Any]] = {
@@ -88,12 +89,12 @@ def test_every_rule_with_a_condition_is_tested():
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in ALLOWED.items() for value in values])
 def test_field_leaves_a_stream_resumable(name: str, value: Any):
-    assert why_not(stream_of(**{name: value})) == ""
+    assert why_not(stream_of(**{name: value}), CONTEXT) == ""
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in FORBIDDEN.items() for value in values])
 def test_field_forbids_a_resume(name: str, value: Any):
-    assert why_not(stream_of(**{name: value})) == name
+    assert why_not(stream_of(**{name: value}), CONTEXT) == name
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,35 @@ def test_field_forbids_a_resume(name: str, value: Any):
     ],
 )
 def test_fields_that_depend_on_others_and_unknown_ones(fields: dict[str, Any], why: str):
-    assert why_not(stream_of(messages=[USER], **fields)) == why
+    assert why_not(stream_of(messages=[USER], **fields), CONTEXT) == why
+
+
+@pytest.mark.parametrize(
+    ("fields", "left"),
+    [
+        ({"messages": [USER]}, CONTEXT - 3 - 2),
+        ({"messages": [USER], "max_tokens": 9}, 7),
+        ({"messages": [USER], "max_tokens": 9, "max_completion_tokens": 5}, 3),
+        ({"prompt": "a"}, 14),
+        ({"prompt": "a", "max_tokens": 2}, 1),
+    ],
+)
+def test_continuation_names_what_is_left(fields: dict[str, Any], left: int):
+    history = History(tokens_max=100)
+    history.begin(b"1,2,3")
+    history.add(b"4", with_text=True)
+    history.add(b"5", with_text=True)
+    history.add(b"6", with_text=False)
+    history.drop_pending()
+    leg = continuation(stream_of(**fields), history, CONTEXT)
+    body = {name: json.loads(bytes(raw)) for name, raw in leg.fields.items()}
+    assert (body["prompt"], body["max_tokens"]) == ([1, 2, 3, 4, 5], left)
+
+
+def test_stream_without_a_limit_needs_a_known_context():
+    assert why_not(stream_of(messages=[USER]), 0) == "max_tokens"
+    assert why_not(stream_of(messages=[USER], max_tokens=5), 0) == ""
+    assert why_not(stream_of(prompt="a"), 0) == ""
 
 
 def unbroken(request: ClientRequest) -> list[Any]:
@@ -185,7 +214,7 @@ def test_stream_broken_anywhere_and_often_equals_the_unbroken_one(
             while relay.history.last_count > 1 and ends_inside_character(relay.history.last_ids(8)):
                 relay.history.drop_last()
             relay.continue_elsewhere()
-            leg = continuation(request, relay.history)
+            leg = continuation(request, relay.history, CONTEXT)
     assert spoken(got) == wanted
 
 

@@ -299,7 +299,7 @@ class World:
         while history.last_count > 1 and ends_inside_character(history.last_ids(8)):
             history.drop_last()
         flight.relay.continue_elsewhere()
-        flight.leg = continuation(flight.request, history)
+        flight.leg = continuation(flight.request, history, context_tokens_max=100_000)
 
     def _begin(self, flight: Flight, name: str, *, chosen_now: bool) -> SimEngine | None:
         """Ask a worker; None when it is not there to be asked."""

@@ -100,6 +100,8 @@ class Shared:
     limits: Limits
     resume_tokens_max: int = 0
     """0: no stream is resumed."""
+    context_tokens_max: int = 0
+    """The engines' context; 0: not known."""
     fleet_changed: Signal = field(default_factory=Signal)
 
 
@@ -117,7 +119,7 @@ class Serving:
         self._fields = vllm.clean(request)
         self._leg = request
         """What engines are asked for: the client's request, or the continuation of its broken stream."""
-        self._resumable = shared.resume_tokens_max > 0 and not why_not(request)
+        self._resumable = shared.resume_tokens_max > 0 and not why_not(request, shared.context_tokens_max)
         self._request_id = request_id
         self._arrived_s = shared.now()
         self._first_s: float | None = None
@@ -266,7 +268,7 @@ class Serving:
         while relay.history.last_count > 1 and await self._ends_inside_character(worker, relay):
             relay.history.drop_last()
         relay.continue_elsewhere()
-        self._leg = continuation(self._request, relay.history)
+        self._leg = continuation(self._request, relay.history, self._shared.context_tokens_max)
         self._fields = self._leg.fields
 
     async def _ends_inside_character(self, worker: str, relay: IdRelay) -> bool:

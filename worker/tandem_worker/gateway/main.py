@@ -110,6 +110,7 @@ async def serve(spec: GatewaySpec, keys: Keys, fleet_dir: Path, listener: socket
         loop.time,
         Limits(spec.prefill_timeout_s, spec.stall_timeout_s),
         spec.resume_tokens_max if spec.resume else 0,
+        spec.context_tokens_max,
     )
     gateway = Gateway(spec, shared, keys)
     watcher = Watcher(FolderSource(fleet_dir, spec.service), fleet, upstream, shared.fleet_changed.fire)

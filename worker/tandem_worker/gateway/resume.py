@@ -142,8 +142,12 @@ RULES: dict[str, Rule] = {
 """
 
 
-def why_not(request: ClientRequest) -> str:
-    """Why a stream could not be resumed: the field that forbids it; empty when it could."""
+def why_not(request: ClientRequest, context_tokens_max: int) -> str:
+    """Why a stream could not be resumed: the field that forbids it; empty when it could.
+
+    `context_tokens_max` is the engines' context, 0 when it is not known: then a stream without a limit of its
+    own cannot be resumed, since a continuation has to name one.
+    """
     fields = request.fields
     if request.endpoint not in ("chat", "completions"):
         return request.endpoint
@@ -159,8 +163,9 @@ def why_not(request: ClientRequest) -> str:
         return "tools"
     if value(fields, "tool_choice") not in (None, "none"):
         return "tool_choice"
-    greedy = value(fields, "temperature") in (0, 0.0)
-    return "" if greedy or value(fields, "seed") is None else "seed"
+    if value(fields, "seed") is not None and value(fields, "temperature") not in (0, 0.0):
+        return "seed"
+    return "max_tokens" if not context_tokens_max and _limit(request) is None else ""
 
 
 def _allowed(fields: Fields, name: str, rule: Rule) -> bool:
@@ -258,18 +263,20 @@ def count_ids(ids: bytes) -> int:
     return ids.count(b",") + 1 if ids else 0
 
 
-def continuation(request: ClientRequest, history: History) -> ClientRequest:
-    """The request that takes a broken stream up after the last text that the client has."""
+def continuation(request: ClientRequest, history: History, context_tokens_max: int) -> ClientRequest:
+    """The request that takes a broken stream up after the last text that the client has.
+
+    It always names `max_tokens`: /v1/completions knows no "to the end of the context" (vLLM 0.32 asserts a number
+    while it streams) and refuses more than the context has room for.
+    """
     fields = request.fields
     body: Fields = {name: raw for name, raw in fields.items() if name in RULES and RULES[name].role is Role.CARRY}
     ids = b",".join(part for part in (history.prompt, bytes(history.output)) if part)
     body["prompt"] = msgspec.Raw(b"[" + ids + b"]")
-    limit = value(fields, "max_completion_tokens") if request.endpoint == "chat" else None
-    limit = value(fields, "max_tokens") if limit is None else limit
-    if limit is None and request.endpoint == "completions" and "max_tokens" not in fields:
-        limit = COMPLETION_TOKENS_DEFAULT
-    # null means "to the end of the context" on /v1/completions, as nothing does in a chat.
-    body["max_tokens"] = _number(max(1, limit - history.output_count)) if isinstance(limit, int) else _NULL
+    limit = _limit(request)
+    if limit is None:
+        limit = context_tokens_max - history.prompt_count
+    body["max_tokens"] = _number(max(1, limit - history.output_count))
     least = value(fields, "min_tokens")
     if isinstance(least, int) and least > history.output_count:
         body["min_tokens"] = _number(least - history.output_count)
@@ -279,7 +286,15 @@ def continuation(request: ClientRequest, history: History) -> ClientRequest:
 COMPLETION_TOKENS_DEFAULT = 16
 """`max_tokens` of /v1/completions when the client names none (vLLM 0.32, completion/protocol.py)."""
 
-_NULL = msgspec.Raw(b"null")
+
+def _limit(request: ClientRequest) -> int | None:
+    """How many tokens the client allows, None where the context is the only limit."""
+    fields = request.fields
+    limit = value(fields, "max_completion_tokens") if request.endpoint == "chat" else None
+    limit = value(fields, "max_tokens") if limit is None else limit
+    if limit is None and request.endpoint == "completions" and "max_tokens" not in fields:
+        return COMPLETION_TOKENS_DEFAULT
+    return limit if isinstance(limit, int) else None
 
 
 def _number(count: int) -> msgspec.Raw:
