@@ -3,6 +3,7 @@
 import json
 from typing import Any, cast
 
+from tandem_worker.gateway.handoff import NOBODY_TAKES_UP
 from tests.fakes import tokens
 from tests.fakes.job import Job
 from tests.simulation.engines import job_of
@@ -63,7 +64,7 @@ def _refusal(flight: Flight) -> list[str]:
     assert flight.refusal is not None
     if flight.refused_in_stream != bool(flight.received):
         return ["the error came as an event before the stream began, or as a status after"]
-    if flight.refusal.code in JUSTIFIED:
+    if flight.refusal.code in JUSTIFIED or flight.refusal.message == NOBODY_TAKES_UP:
         return []
     terms, state = flight.state.terms, flight.state
     if state.attempts >= terms.attempts_max or (flight.received and not flight.resumable):

@@ -24,6 +24,7 @@ from tandem_worker.gateway.pair import Ask, Pinned, Route, choose, redirect
 PATIENCE_S = 15.0
 """How long a request waits, in all, for a worker to become ready while the fleet has workers."""
 
+NOBODY_TAKES_UP = "the engine that wrote this answer is gone, and no worker of its generation is ready to go on"
 RETRY_AFTER_S = 2
 """What a client is told when no worker can take its request now."""
 
@@ -284,8 +285,9 @@ def _park(state: Exchange, generation: str | None, now_s: float, fleet: Fleet) -
         message = "no worker is ready to serve this request; it can be sent again"
         if state.terms.pinned is not None:
             message = "a worker that the proof named is not ready, or the named ones cannot be paired"
-        kind = "engine_lost" if state.sent else "service_unavailable"
-        return _fail(state, Refusal(503, kind, "no_worker", message, retry_after_s=RETRY_AFTER_S))
+        if state.sent:
+            return _fail(state, _engine_lost(NOBODY_TAKES_UP))
+        return _fail(state, Refusal(503, "service_unavailable", "no_worker", message, retry_after_s=RETRY_AFTER_S))
     return replace(state, stage=Stage.PARKED, parked_since_s=since_s), (Park(until_s),)
 
 
