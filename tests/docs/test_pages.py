@@ -122,7 +122,7 @@ def test_a_failed_proof_reads_as_shown():
     decode = Candidate("chat-decode-5fbfbf0d-0", "decode", ("decode",), "")
     answer = Answer("Paris", ("Paris",), (1.0,), 40, 1.0, 1.0, "disaggregated", prefill.name, decode.name)
     spec = ProofSpec(transport="tcp", kv_gb_per_s_min=0.0, keep_failed=False, divergence_gap_nats_max=0.5)
-    still = Measurement(Probe(prefill, decode, "?", "question"), answer, answer, KvCounters(), "tcp")
+    still = Measurement(Probe(prefill, decode, "?", "s", "question"), answer, answer, KvCounters(), "tcp")
     evidence, reasons = judge("chat", "5fbfbf0d", (still,), spec)
     assert evidence is None
     (shown,) = blocks("text", "failed proof")
