@@ -309,7 +309,7 @@ class _NoResources(pulumi.runtime.Mocks):
         """A resource that has what it was given."""
         return args.name, args.inputs
 
-    def call(self, args: pulumi.runtime.MockCallArgs) -> dict[Any, Any]:
+    def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[Any, Any], None]:
         """A function that has nothing to say."""
         del args
-        return {}
+        return {}, None
