@@ -22,6 +22,7 @@ from tandem_worker.contract import WorkerRecord
 ADDRESS = "127.0.0.1"
 MODEL = "SmolLM2-135M-Instruct"
 STOP_TIMEOUT_S = 60.0
+SIGHT_TIMEOUT_S = 60.0
 POLL_S = 0.5
 PATIENCE_S = 300.0
 
@@ -78,18 +79,21 @@ async def running(say: Callable[[str], None]) -> AsyncIterator[Door]:
         processes: list[subprocess.Popen[bytes]] = []
         try:
             records = [_record(fleet, pool, block.first) for pool, block in zip(fleet.pools, blocks, strict=True)]
-            for pool, block in zip(fleet.pools, blocks, strict=True):
-                processes.append(_start(folder, python, pool, block.first))
-            for record, process in zip(records, processes, strict=True):
-                await _ready(record.name, record.agent_port, "/ready", process, folder, say)
             write_fleet(folder / "fleet", fleet.generation, records)
             token = secrets.token_urlsafe(16)
+            (folder / "token").touch(mode=0o600)
             (folder / "token").write_text(token)
             port = blocks[0].first + ports.BLOCK_PORTS - 1
             more = ("--proof-token-file", str(folder / "token"))
             command = gateway_command(fleet.gateway, folder / "fleet", f"{ADDRESS}:{port}", *more)
-            processes.append(spawn(command, folder / "gateway.log"))
-            await _ready("gateway", port, "/health", processes[-1], folder, say)
+            gateway = spawn(command, folder / "gateway.log")
+            processes.append(gateway)
+            await _ready("gateway", port, "/live", gateway, folder, say)
+            engines = [_start(folder, python, p, b.first) for p, b in zip(fleet.pools, blocks, strict=True)]
+            processes += engines
+            for record, engine in zip(records, engines, strict=True):
+                await _ready(record.name, record.agent_port, "/ready", engine, folder, say)
+            await _seen(f"http://{ADDRESS}:{port}/fleet", token, len(records))
             urls = tuple(f"http://{ADDRESS}:{r.http_port}/metrics" for r in records)
             yield Door(f"http://{ADDRESS}:{port}", token, tuple(r.name for r in records), urls)
         finally:
@@ -142,6 +146,17 @@ async def _ready(
             await asyncio.sleep(POLL_S)
     last = (folder / f"{name}.log").read_text(errors="replace").splitlines()[-8:]
     raise NotReadyError(f"{name} ended with {process.returncode} while it was starting:\n" + "\n".join(last))
+
+
+async def _seen(url: str, token: str, workers: int) -> None:
+    """Waits until the gateway would use every worker; it looks at them twice a second."""
+    async with aiohttp.ClientSession() as session, asyncio.timeout(SIGHT_TIMEOUT_S):
+        while True:
+            async with session.get(url, headers={"x-tandem-proof": token}) as answer:
+                seen = (await answer.json())["workers"]
+            if sum(worker["ready"] and not worker["suspect"] for worker in seen) == workers:
+                return
+            await asyncio.sleep(POLL_S)
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
