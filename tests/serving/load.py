@@ -9,7 +9,7 @@ import collections
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ import httpx2 as httpx
 
 MODEL = "SmolLM2-135M-Instruct"
 REQUEST_TIMEOUT_S = 240.0
+EARLY_PIECES = 12
 TOOLS = [
     {
         "type": "function",
@@ -99,8 +100,8 @@ class Outcome:
     failure: str = ""
 
 
-async def ask(client: httpx.AsyncClient, kind: Kind) -> Outcome:
-    """Send one request as any client would, without a retry of its own."""
+async def ask(client: httpx.AsyncClient, kind: Kind, on_text: Callable[[], None] = lambda: None) -> Outcome:
+    """Send one request as any client would, without a retry of its own; `on_text` hears of each piece of a stream."""
     try:
         if not kind.streams:
             response = await client.post(kind.path, json=kind.body)
@@ -113,7 +114,7 @@ async def ask(client: httpx.AsyncClient, kind: Kind) -> Outcome:
                     kind,
                     failure=f"{response.status_code}: {(await response.aread())[:200]!r}",
                 )
-            return Outcome(kind, await _streamed(response.aiter_lines()))
+            return Outcome(kind, await _streamed(response.aiter_lines(), on_text))
     except (httpx.HTTPError, ValueError, KeyError) as error:
         return Outcome(kind, failure=f"{type(error).__name__}: {error}")
 
@@ -128,7 +129,7 @@ def _whole(body: dict[str, Any]) -> Answer:
     )
 
 
-async def _streamed(lines: AsyncIterator[str]) -> Answer:
+async def _streamed(lines: AsyncIterator[str], on_text: Callable[[], None]) -> Answer:
     text, usage, finish, done = "", (0, 0), "", False
     async for line in lines:
         if line == "data: [DONE]":
@@ -142,6 +143,7 @@ async def _streamed(lines: AsyncIterator[str]) -> Answer:
             for choice in chunk["choices"]:
                 text += (choice["text"] if "text" in choice else choice["delta"].get("content")) or ""
                 finish = choice.get("finish_reason") or finish
+                on_text()
             if chunk.get("usage"):
                 usage = (
                     chunk["usage"]["prompt_tokens"],
@@ -171,24 +173,37 @@ class Load:
         self.outcomes: list[Outcome] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._pieces = [0] * clients
+        self.pace_s = 0.0
+        """Pause of each client between two requests."""
         self._answered = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
         turns = itertools.cycle(self.kinds)
-        self._tasks = [asyncio.create_task(self._keep_asking(turns)) for _ in range(self.clients)]
+        self._tasks = [asyncio.create_task(self._keep_asking(index, turns)) for index in range(self.clients)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._stopping = True
         await asyncio.gather(*self._tasks)
 
-    async def _keep_asking(self, turns: Any) -> None:
+    async def _keep_asking(self, index: int, turns: Any) -> None:
+        def on_text() -> None:
+            self._pieces[index] += 1
+
         async with httpx.AsyncClient(base_url=self.url, timeout=REQUEST_TIMEOUT_S) as client:
             while not self._stopping:
-                outcome = await ask(client, next(turns))
+                outcome = await ask(client, next(turns), on_text)
+                self._pieces[index] = 0
                 async with self._answered:
                     self.outcomes.append(outcome)
                     self._answered.notify_all()
+                await asyncio.sleep(self.pace_s)
+
+    @property
+    def is_mid_stream(self) -> bool:
+        """Whether a client has had a part of a stream and waits for the rest, most of which is still to come."""
+        return any(0 < pieces <= EARLY_PIECES for pieces in self._pieces)
 
     async def answered(self, count: int) -> None:
         """Wait until `count` more requests have come back, whatever became of them."""
