@@ -2,6 +2,8 @@
 
 import importlib
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
@@ -132,3 +134,28 @@ def test_passes_other_modules_on(nixl: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert finder.find_spec("nixl_cu13._api", None) is None
     assert vllm_plugin.set_progress_delay(ModuleType("empty"), 1) is False
     assert vllm_plugin.set_progress_delay(SimpleNamespace(__name__="x"), 1) is False  # pyright: ignore[reportArgumentType]
+
+
+AFFINITY_PROGRAM = """
+import os
+from tandem_worker.vllm_plugin import CONNECTOR, register
+
+register()
+before = os.sched_getaffinity(0)
+exec("import os; os.sched_setaffinity(0, {max(before)})", {"__name__": CONNECTOR, "before": before})
+print(os.sched_getaffinity(0) == before)
+os.sched_setaffinity(0, {max(before)})
+print(os.sched_getaffinity(0) == {max(before)})
+"""
+
+
+@pytest.mark.parametrize(("value", "kept"), [("1", True), ("", len(os.sched_getaffinity(0)) == 1)])
+def test_only_the_connector_binds_nobody_and_only_when_asked(value: str, kept: bool) -> None:
+    """Two engines whose main threads are bound to the same core would share it while another idles."""
+    environment = {**os.environ, "TANDEM_KEEP_AFFINITY": value}
+
+    said = subprocess.run(
+        [sys.executable, "-c", AFFINITY_PROGRAM], env=environment, capture_output=True, text=True, check=True
+    )
+
+    assert said.stdout.split() == [str(kept), "True"]

@@ -5,18 +5,26 @@ in nixl 1.5.1 `_api.py`: `agent_config.pthrDelay = 0`), so an idle engine burns 
 `TANDEM_NIXL_PROGRESS_DELAY_US` set, the delay is put into the configuration just before nixl's own
 binding makes the agent from it. Nothing is imported early: vLLM sets UCX variables before it first
 imports nixl, and only workers ever do. No installed file is edited.
+
+vLLM's NIXL connector binds the main thread of every CPU worker, which computes, to the last core of each NUMA node
+(`base_worker.py` 0.32: "setup one last core in each numa for kv transfer"), whatever cores the worker was given. Two
+engines on one machine then compute on the same core while others idle. With `TANDEM_KEEP_AFFINITY=1` that one call is
+passed over.
 """
 
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 DELAY_VARIABLE = "TANDEM_NIXL_PROGRESS_DELAY_US"
+AFFINITY_VARIABLE = "TANDEM_KEEP_AFFINITY"
+CONNECTOR = "vllm.distributed.kv_transfer.kv_connector.v1.nixl.base_worker"
+"""The module whose binding of the main thread is passed over."""
 DELAY_US_MAX = 1_000_000
 """A second; beyond it a hand-off waits visibly for the thread to wake."""
 
@@ -29,6 +37,8 @@ log = logging.getLogger("vllm.tandem")
 
 def register() -> None:
     """Called by vLLM in its API server, engine core and every worker process; may be called again."""
+    if os.environ.get(AFFINITY_VARIABLE) == "1":
+        keep_affinity()
     text = os.environ.get(DELAY_VARIABLE)
     if text is None or any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return
@@ -46,6 +56,22 @@ def register() -> None:
         set_progress_delay(module, delay_us)
     if not loaded:
         sys.meta_path.insert(0, _Finder(delay_us))
+
+
+def keep_affinity() -> None:
+    """Let the connector bind nobody; everything else in the process binds as ever."""
+    set_affinity = os.sched_setaffinity
+    if getattr(set_affinity, "keeps_affinity", False):
+        return
+
+    def set_affinity_unless_connector(pid: int, mask: Iterable[int], /) -> None:
+        if sys._getframe(1).f_globals.get("__name__") == CONNECTOR:  # noqa: SLF001 - the caller tells it from all others
+            log.info("the KV connector leaves the main thread on its cores (%s)", AFFINITY_VARIABLE)
+            return
+        set_affinity(pid, mask)
+
+    setattr(set_affinity_unless_connector, "keeps_affinity", True)  # noqa: B010 - a mark, not a typed attribute
+    os.sched_setaffinity = set_affinity_unless_connector
 
 
 def set_progress_delay(bindings: ModuleType, delay_us: int) -> bool:

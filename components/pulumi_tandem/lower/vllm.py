@@ -143,6 +143,10 @@ def _transfer_env(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
         "VLLM_NIXL_SIDE_CHANNEL_HOST": "$(TANDEM_ADDRESS)",
         "VLLM_NIXL_SIDE_CHANNEL_PORT": "$(TANDEM_PORT_SIDE_CHANNEL)",
     }
+    if pool.on_cpu:
+        env["TANDEM_KEEP_AFFINITY"] = (
+            "1"  # see tandem_worker.vllm_plugin: the connector would put all engines on one core
+        )
     if resolved.progress_delay_us is not None:
         env["TANDEM_NIXL_PROGRESS_DELAY_US"] = str(resolved.progress_delay_us)
     if transfer.transport == "efa":
