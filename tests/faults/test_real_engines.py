@@ -211,6 +211,7 @@ def test_a_new_generation_and_back_lose_no_request(serving: Serving) -> None:
     async def run() -> None:
         async with steady(serving.url, serving.expected, clients=2) as load:
             await load.answered(2)
+            load.pace_s = RECOVERY_PACE_S
             forward = await asyncio.to_thread(serving.project.up, pool={"sequences": 6})
             assert forward.returncode == 0, forward.stdout
             await load.answered(3)
