@@ -25,7 +25,7 @@ pytestmark = pytest.mark.faults
 
 RECOVERY_S = 480.0
 """An engine starts in 40 s on two idle cores, and its survivor keeps both busy meanwhile."""
-RECOVERY_PACE_S = 3.0
+RECOVERY_PACE_S = 5.0
 """The survivor has the clients for itself, and leaves the starting engine some of the machine."""
 TITLES = {"api-server": "openai.api_server", "engine-core": "EngineCore", "engine-worker": "VLLM::Worker"}
 
@@ -209,7 +209,7 @@ def test_a_new_generation_and_back_lose_no_request(serving: Serving) -> None:
     generation = serving.project.outputs()["generation"]
 
     async def run() -> None:
-        async with steady(serving.url, serving.expected, clients=2) as load:
+        async with steady(serving.url, serving.expected, clients=1) as load:
             await load.answered(2)
             load.pace_s = RECOVERY_PACE_S
             forward = await asyncio.to_thread(serving.project.up, pool={"sequences": 6})
