@@ -1,5 +1,6 @@
 """When a process that ended is started again: pure, so that tests need no processes."""
 
+import json
 from dataclasses import dataclass
 
 FIRST_DELAY_S = 0.5
@@ -62,3 +63,12 @@ def probable_cause(last_lines: list[str]) -> str:
     """What most likely went wrong, as a sentence; empty when the lines say nothing that we know."""
     text = "\n".join(last_lines)
     return next((cause for words, cause in CAUSES if words in text), "")
+
+
+def last_words(line: str) -> str:
+    """The reason in an agent's last line, the one JSON object that it ends with; empty for any other line."""
+    try:
+        said = json.loads(line)
+    except json.JSONDecodeError:
+        return ""
+    return str(said["reason"]) if isinstance(said, dict) and "reason" in said else ""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pulumi_tandem.local import ports, process
-from pulumi_tandem.local.decide import Restarts
+from pulumi_tandem.local.decide import Restarts, last_words
 from pulumi_tandem.local.entry import Entry, Wanted
 from pulumi_tandem.local.paths import StackPaths, write_atomically
 from pulumi_tandem.local.process import Process, environment_of_children
@@ -38,7 +38,6 @@ class Keeper:
         self.exit_code: int | None = None
         self.deaths = 0
         self._task: asyncio.Task[None] | None = None
-        self._died = asyncio.Event()
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -77,16 +76,10 @@ class Keeper:
             self.block.release()
             self.block = None
 
-    async def died(self) -> int | None:
-        """Wait until the process dies; its exit code."""
-        await self._died.wait()
-        return self.exit_code
-
     async def _keep(self) -> None:
         restarts = Restarts()
         while self.entry.wanted == "running":
             started_s = time.monotonic()
-            self._died.clear()
             self.process = process.find(self.entry.pid, self.entry.created_s)
             if self.process is None:
                 await self._clean_up()  # an earlier supervisor may have died between a start and its note
@@ -95,7 +88,6 @@ class Keeper:
             self.exit_code = await self.process.wait()
             self.deaths += 1
             self.entry.last_failure = self.failure()
-            self._died.set()
             await self._clean_up()
             if self.entry.wanted != "running":
                 return
@@ -208,10 +200,8 @@ class Keeper:
         for line in reversed(lines):
             if line.startswith(START_MARK):
                 break  # what stands above, an earlier process said
-            with contextlib.suppress(json.JSONDecodeError):
-                last_words = json.loads(line)
-                if isinstance(last_words, dict) and "reason" in last_words:
-                    return str(last_words["reason"])
+            if reason := last_words(line):
+                return reason
         return f"ended with exit code {self.exit_code}" if self.exit_code is not None else "ended"
 
 

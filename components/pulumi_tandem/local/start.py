@@ -1,13 +1,12 @@
 """Waiting until a process that was just started is ready, telling how far it is."""
 
 import asyncio
-import json
 import re
 import time
 from collections.abc import Awaitable, Callable
 
 from pulumi_tandem.local import process
-from pulumi_tandem.local.decide import probable_cause
+from pulumi_tandem.local.decide import last_words, probable_cause
 from pulumi_tandem.local.http import Http
 from pulumi_tandem.local.keeper import Keeper
 from tandem_worker.contract import WorkerSpec
@@ -102,13 +101,6 @@ def _story(keeper: Keeper, what: str) -> str:
         if cause := probable_cause(lines):
             parts.append(f"probable cause: {cause}")
         parts.append("its last lines:")
-        parts += [f"  {line[:200]}" for line in lines if not _is_last_words(line)][-8:]
+        parts += [f"  {line[:200]}" for line in lines if not last_words(line)][-8:]
     parts.append(f"the whole log: {keeper.paths.log_of(keeper.entry.name)}")
     return "\n".join(parts)
-
-
-def _is_last_words(line: str) -> bool:
-    try:
-        return "reason" in json.loads(line)
-    except (json.JSONDecodeError, TypeError):
-        return False
