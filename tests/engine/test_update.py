@@ -200,6 +200,7 @@ def test_a_lost_state_folder_is_made_again(project: Project) -> None:
     """Everything of the supervisor gone, Pulumi's state still there: `up` starts and proves the service anew."""
     project.up()
     call(project.state_dir, "shutdown")
+    until(lambda: not processes_of(project))
     shutil.rmtree(project.state_dir)
 
     again = project.up()

@@ -36,7 +36,7 @@ def test_an_unknown_rung_is_answered_with_the_known_ones(capsys: pytest.CaptureF
     with pytest.raises(SystemExit) as end:
         ladder.main(["unit"])
     assert end.value.code == 2
-    assert "no rung is called unit; there are check, processes, engine, serving" in capsys.readouterr().err
+    assert "no rung is called unit; there are check, coverage, processes, engine, serving" in capsys.readouterr().err
 
 
 def test_every_marker_has_a_rung(pytestconfig: pytest.Config):
