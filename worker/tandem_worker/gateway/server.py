@@ -175,19 +175,14 @@ class Gateway:
         ask = Ask(fleet.active, spec.disaggregated, survivors_serve_both=spec.survivors_serve_both)
         return fleet.active is not None and can_serve(fleet, ask)
 
+    def _served_names(self, generation: str | None) -> tuple[str, ...]:
+        return self.shared.fleet.served_names.get(generation or "", self.spec.served_names)
+
     async def _models(self, _request: web.BaseRequest, _request_id: str) -> Answer:
         limit = {"max_model_len": self.spec.context_tokens_max} if self.spec.context_tokens_max else {}
-        models = [
-            {
-                "id": name,
-                "object": "model",
-                "created": 0,
-                "owned_by": "tandem",
-                "root": self.spec.served_names[0],
-                **limit,
-            }
-            for name in self.spec.served_names
-        ]
+        names = self._served_names(self.shared.fleet.active)
+        card = {"object": "model", "created": 0, "owned_by": "tandem", "root": names[0], **limit}
+        models = [{"id": name, **card} for name in names]
         return _json({"object": "list", "data": models})
 
     async def _fleet(self, _request: web.BaseRequest, _request_id: str) -> Answer:
@@ -331,7 +326,7 @@ class Gateway:
             request.writer.output_size = 0
         if request.content.is_eof() or request.content.at_eof():
             whole = request.content.read_nowait()
-            return too_large if len(whole) > limit else read_request(request.path, whole, self.spec.served_names)
+            return too_large if len(whole) > limit else self._understand(request, whole)
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -343,7 +338,12 @@ class Gateway:
             return invalid(f"the request body could not be read: {error}")
         except TimeoutError:
             return invalid(f"the request body did not come within {BODY_TIMEOUT_S:g} s", status=408)
-        return read_request(request.path, bytes(body), self.spec.served_names)
+        return self._understand(request, bytes(body))
+
+    def _understand(self, request: web.BaseRequest, body: bytes) -> ClientRequest | Refusal:
+        # Who may choose a generation (see _terms) may ask for the names that only that one has.
+        generation = request.headers.get("x-tandem-generation") or self.shared.fleet.active
+        return read_request(request.path, body, self._served_names(generation))
 
     def _terms(self, request: web.BaseRequest, read: ClientRequest) -> Terms | Refusal:
         spec, headers = self.spec, request.headers
