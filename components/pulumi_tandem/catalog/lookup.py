@@ -32,6 +32,18 @@ class Gpu:
     compute_capability: int
     """CUDA compute capability, major * 10 + minor; 0 for `cpu`."""
     source: str
+    memory_gb_per_s: float = 0.0
+    """Peak bandwidth of the device's memory."""
+    bf16_tflops: float = 0.0
+    """Peak of dense matrix products in 16 bits; so for the next two."""
+    fp8_tflops: float = 0.0
+    """0: not in hardware."""
+    fp4_tflops: float = 0.0
+    """0: not in hardware."""
+    nvlink_gb_per_s: float = 0.0
+    """Both directions summed, as vendors state it; 0: none."""
+    pcie_gb_per_s: float = 0.0
+    """Both directions summed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,24 @@ class Architecture(Noun):
     """Whether the output layer is the input embedding again, so that it is stored once."""
     experts: int = Field(default=1, ge=1)
     """Feed-forward blocks per layer; 1 for a dense model."""
+    experts_per_token: int = Field(default=1, ge=1)
+    """Experts that the router sends each token to."""
+    shared_experts: int = Field(default=0, ge=0)
+    """Experts of each layer that every token goes through besides."""
+    dense_layers: int = Field(default=0, ge=0)
+    """Layers of a mixture of experts whose feed-forward block is one dense block."""
+    dense_intermediate: int = Field(default=0, ge=0)
+    """Width of those blocks; 0: `intermediate`."""
+    latent_dim: int = Field(default=0, ge=0)
+    """Numbers cached per token and layer with latent attention (kv_lora_rank + qk_rope_head_dim); 0: without it."""
+    query_latent_dim: int = Field(default=0, ge=0)
+    """Width that queries are compressed to with latent attention; 0: they are not."""
+    value_head_dim: int | None = None
+    """Width of a value head; None: `head_dim`."""
+    state_layers: int = Field(default=0, ge=0)
+    """Layers that keep a state of fixed size in place of keys and values (Mamba, gated delta net)."""
+    state_bytes: int = Field(default=0, ge=0)
+    """That state of one request, over all its layers."""
     sliding_window_tokens: int = Field(default=0, ge=0)
     """Window of the layers that see only the nearest tokens; 0: every layer sees everything."""
     sliding_layers: int = Field(default=0, ge=0)

@@ -1,0 +1,1 @@
+"""The estimator against measured rows, beside aiconfigurator."""

@@ -1,0 +1,149 @@
+"""What one pass of an engine moves and computes, on the GPU that has the most to do.
+
+A pass takes a batch of tokens through all layers: chunks of prompts, one token of every sequence that decodes, or both.
+"""
+
+from dataclasses import dataclass
+
+from pulumi_tandem.declare.model import DTYPE_BYTES, Architecture
+from pulumi_tandem.estimate.engine import EngineSetup
+from pulumi_tandem.estimate.memory import KvCache, kv_bytes_per_token, kv_dtype_bytes
+
+WEIGHT_BITS = {"fp8": 8.0, "int8": 8.0, "nvfp4": 4.5, "mxfp4": 4.25, "int4": 4.25}
+"""Bits of a quantised weight with its share of scales: one FP8 scale per 16 (NVFP4), one byte per 32 (MXFP4),
+one 16-bit scale per 64 to 128 (INT4)."""
+EXPERTS_ONLY = frozenset({"nvfp4", "mxfp4", "int4"})
+"""Checkpoints of a mixture of experts in these types keep attention in the model's own type: so do gpt-oss's and
+NVIDIA's NVFP4 ones of DeepSeek and Kimi (hf_quant_config.json, exclude_modules)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The tokens of one pass, over the whole engine."""
+
+    prompt_tokens: float = 0.0
+    """New tokens of prompts."""
+    prompt_context_tokens: float = 0.0
+    """Mean number of tokens that each of them looks back at."""
+    sequences: float = 0.0
+    """Sequences that get one more token."""
+    context_tokens: float = 0.0
+    """Mean number of tokens that each of those looks back at."""
+
+    @property
+    def tokens(self) -> float:
+        """All tokens of the pass."""
+        return self.prompt_tokens + self.sequences
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Bytes and operations of a pass on one GPU."""
+
+    weight_bytes: float
+    """Weights that the pass touches."""
+    expert_bytes: float
+    """Those among them that belong to experts."""
+    flops: float
+    """Operations of all matrix products with weights; two per weight and token."""
+    kv_bytes: float
+    """Cached keys and values that are read."""
+    attention_flops: float
+    """Operations of attention itself: scores and weighted values."""
+    exchange_bytes: float
+    """What one exchange between the GPUs carries per layer."""
+
+
+def experts_touched(shape: Architecture, tokens: float) -> float:
+    """Experts of one layer that at least one of `tokens` is sent to, if all are equally likely.
+
+    E * (1 - (1 - k/E)**B). Real routers prefer some experts, so it is the most that is read.
+    """
+    return shape.experts * (1.0 - (1.0 - shape.experts_per_token / shape.experts) ** tokens)
+
+
+def attention_parameters(shape: Architecture) -> float:
+    """Weights of one layer's attention; with latent attention its down and up projections."""
+    heads, hidden = shape.attention_heads, shape.hidden
+    if not shape.latent_dim:
+        return hidden * shape.head_dim * 2.0 * (heads + shape.kv_heads)
+    value_dim = shape.value_head_dim or shape.head_dim
+    query = shape.query_latent_dim * (hidden + heads * shape.head_dim) or hidden * heads * shape.head_dim
+    return query + shape.latent_dim * (hidden + heads * 2.0 * value_dim) + heads * value_dim * hidden
+
+
+def weight_bytes_each(setup: EngineSetup, *, expert: bool) -> float:
+    """Bytes of one weight of an expert, or of all else but the embeddings."""
+    kept = setup.shape.experts > 1 and not expert and setup.weight_dtype in EXPERTS_ONLY
+    bits = None if kept else WEIGHT_BITS.get(setup.weight_dtype)
+    return bits / 8 if bits else float(DTYPE_BYTES[setup.dtype])
+
+
+def work(setup: EngineSetup, batch: Batch) -> Work:
+    """What the pass costs the busiest GPU. Attention is spread over tensor parallel ranks, experts over all."""
+    shape, ways = setup.shape, setup.tensor_parallel
+    moe_layers = shape.layers - shape.dense_layers if shape.experts > 1 else 0
+    dense_layers = shape.layers - moe_layers
+    everywhere = 3.0 * shape.hidden * shape.intermediate
+    dense_width = shape.dense_intermediate or shape.intermediate
+    dense = (
+        shape.layers * attention_parameters(shape)
+        + dense_layers * 3.0 * shape.hidden * dense_width
+        + moe_layers * shape.shared_experts * everywhere
+    )
+    own = Batch(
+        prompt_tokens=batch.prompt_tokens / setup.data_parallel,
+        prompt_context_tokens=batch.prompt_context_tokens,
+        sequences=batch.sequences / setup.data_parallel,
+        context_tokens=batch.context_tokens,
+    )
+    spread = ways * setup.data_parallel
+    touched = experts_touched(shape, batch.tokens) if moe_layers else 0.0
+    expert_bytes = moe_layers * touched * everywhere * weight_bytes_each(setup, expert=True) / spread
+    head_bytes = shape.vocabulary * shape.hidden * DTYPE_BYTES[setup.dtype]
+    active = moe_layers * shape.experts_per_token * everywhere
+    return Work(
+        weight_bytes=(dense * weight_bytes_each(setup, expert=False) + head_bytes) / ways + expert_bytes,
+        expert_bytes=expert_bytes,
+        flops=2.0 * (dense * own.tokens / ways + active * batch.tokens / spread),
+        kv_bytes=_kv_bytes_read(setup, own),
+        attention_flops=_attention_flops(setup, own) / ways,
+        exchange_bytes=own.tokens * shape.hidden * DTYPE_BYTES[setup.dtype],
+    )
+
+
+def _kv_bytes_read(setup: EngineSetup, own: Batch) -> float:
+    """Bytes read by sequences that decode; a chunk of a prompt reads its context once, not once per token."""
+    shape = setup.shape
+    if shape.latent_dim:
+        each = shape.latent_dim * kv_dtype_bytes(setup.kv_dtype, setup.dtype)
+    else:
+        cache = KvCache(
+            kv_dtype=setup.kv_dtype,
+            dtype=setup.dtype,
+            block_tokens=setup.block_tokens,
+            tensor_parallel=setup.tensor_parallel,
+        )
+        each = kv_bytes_per_token(shape, cache) / shape.layers
+    chunk = own.prompt_context_tokens if own.prompt_tokens else 0.0
+    return each * (own.sequences * _seen(shape, own.context_tokens) + _seen(shape, chunk)) + (
+        own.sequences * shape.state_bytes / setup.tensor_parallel
+    )
+
+
+def _seen(shape: Architecture, context_tokens: float) -> float:
+    """Tokens looked back at, summed over the layers that keep keys and values."""
+    windowed = shape.sliding_layers if shape.sliding_window_tokens else 0
+    whole = shape.layers - shape.state_layers - windowed
+    return whole * context_tokens + windowed * min(context_tokens, shape.sliding_window_tokens)
+
+
+def _attention_flops(setup: EngineSetup, own: Batch) -> float:
+    """Two operations per head, dimension and pair of tokens, for scores and again for values."""
+    shape = setup.shape
+    value_dim = shape.value_head_dim or shape.head_dim
+    pair = 2.0 * shape.attention_heads * (shape.head_dim + value_dim)
+    # Decode with latent attention works in the latent space: 2 * (576 + 512) per head for DeepSeek V3.
+    latent_pair = 2.0 * shape.attention_heads * (2.0 * shape.latent_dim) if shape.latent_dim else pair
+    prompt = own.prompt_tokens * _seen(shape, own.prompt_context_tokens) * pair
+    return prompt + own.sequences * _seen(shape, own.context_tokens) * latent_pair
