@@ -1,0 +1,10 @@
+"""The search for pool shapes that meet objectives under a load, and whether disaggregation is worth it.
+
+Input: `Service` with `workload` and `objectives`. Output: `Plan`, plain data; equal input gives equal output. Whether a
+shape may be at all is asked of the rules; what it does, of the estimate.
+"""
+
+from pulumi_tandem.plan.answer import Plan, plan, requests_per_s_max
+from pulumi_tandem.plan.option import Option, PlannedPool
+
+__all__ = ["Option", "Plan", "PlannedPool", "plan", "requests_per_s_max"]

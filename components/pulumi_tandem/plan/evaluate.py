@@ -1,0 +1,144 @@
+"""What given pools do under the load."""
+
+from math import inf
+
+from pulumi_tandem.declare import Objectives, Workload
+from pulumi_tandem.estimate import EngineSetup, Interval, KvCache, kv_bytes, transfer_s
+from pulumi_tandem.plan.candidate import Candidate
+from pulumi_tandem.plan.fabric import fabric
+from pulumi_tandem.plan.option import Option, PlannedPool
+from pulumi_tandem.plan.reading import Reading, reading, ttft_s
+from pulumi_tandem.plan.writing import Decoder, Server, at_most, batches, running
+
+ENDLESS = Interval(inf, inf, inf)
+"""Where the queue only grows."""
+
+
+def pair_option(
+    prefill: tuple[Candidate, int],
+    decode: tuple[Candidate, int],
+    *,
+    workload: Workload,
+    objectives: Objectives,
+    transport: str,
+) -> Option:
+    """Prefill and decode workers, each with their number, under the load."""
+    (reader, readers), (writer, writers) = prefill, decode
+    prompts = reading(reader.setup, workload, quantile=objectives.quantile)
+    moved_s = hand_off_s(reader.setup, writer.setup, workload=workload, transport=transport)
+    pool, tpot = _written(writer, writers, decoder(writer, workload), "decode", workload, objectives)
+    busy = workload.requests_per_s * prompts.engine_s.mid / readers
+    ttft = ttft_s(prompts, workers=readers, requests_per_s=workload.requests_per_s, after_s=moved_s + tpot)
+    line = fabric(transport, reader.setup, writer.setup)
+    planned = PlannedPool(
+        name="prefill",
+        candidate=reader,
+        workers=readers,
+        sequences=_in_steps(reader.setup.batch_tokens / workload.prompt_tokens.mean),
+        running=busy,
+        busy=busy,
+    )
+    return _option(
+        (planned, pool),
+        (ttft, tpot),
+        workload=workload,
+        transfer=moved_s,
+        kv_gb_per_s=workload.requests_per_s * kv_moved_bytes(writer.setup, workload) / 1e9,
+        link_gb_per_s=line.efficiency * min(readers * line.prefill_gb_per_s, writers * line.decode_gb_per_s),
+    )
+
+
+def serve_option(serve: tuple[Candidate, int], *, workload: Workload, objectives: Objectives) -> Option:
+    """Aggregated workers under the load."""
+    shape, workers = serve
+    worker = server(shape, workload)
+    pool, tpot = _written(shape, workers, worker, "serve", workload, objectives)
+    if tpot == ENDLESS:
+        return _option((pool,), (ENDLESS, tpot), workload=workload)
+    prompts = stretched(worker, reading(shape.setup, workload, quantile=objectives.quantile), pool.running)
+    after_s = worker.step_s(pool.running)
+    ttft = ttft_s(prompts, workers=workers, requests_per_s=workload.requests_per_s, after_s=after_s)
+    return _option((pool,), (ttft, tpot), workload=workload)
+
+
+def decoder(shape: Candidate, workload: Workload) -> Decoder:
+    """The shape as a worker that only decodes."""
+    return Decoder(setup=shape.setup, workload=workload, sequences_max=shape.sequences_max)
+
+
+def server(shape: Candidate, workload: Workload) -> Server:
+    """The shape as a worker that does both."""
+    return Server(setup=shape.setup, workload=workload, sequences_max=shape.sequences_max)
+
+
+def stretched(worker: Server, prompts: Reading, batch: float) -> Reading:
+    """Reading on a worker that runs a batch besides."""
+    return prompts.stretched(worker.stretch(batch, prompts.mean_s.mid))
+
+
+def hand_off_s(prefill: EngineSetup, decode: EngineSetup, *, workload: Workload, transport: str) -> Interval:
+    """Transfer of a mean prompt."""
+    line = fabric(transport, prefill, decode)
+    return transfer_s(prefill, decode, line, prompt_tokens=round(workload.prompt_tokens.mean))
+
+
+def kv_moved_bytes(decode: EngineSetup, workload: Workload) -> float:
+    """Keys and values of a mean prompt."""
+    cache = KvCache(kv_dtype=decode.kv_dtype, dtype=decode.dtype, block_tokens=decode.block_tokens)
+    return kv_bytes(decode.shape, cache, round(workload.prompt_tokens.mean))
+
+
+def _written(
+    shape: Candidate,
+    workers: int,
+    writer: Decoder | Server,
+    name: str,
+    workload: Workload,
+    objectives: Objectives,
+) -> tuple[PlannedPool, Interval]:
+    """The pool that writes answers, and its TPOT."""
+    each = workload.requests_per_s / workers
+    fitting = list(batches(writer, quantile=objectives.quantile, tpot_s_max=objectives.tpot_ms / 1e3))
+    batch = running(writer, requests_per_s=each, most=float(shape.sequences_max))
+    # The smallest batch that takes the load: whoever runs more than it at once has an overload that should wait.
+    most = next((one.most for one in fitting if one.requests_per_s >= each), float(shape.sequences_max))
+    pool = PlannedPool(
+        name=name,
+        candidate=shape,
+        workers=workers,
+        sequences=min(shape.sequences_max, _in_steps(most)),
+        running=batch if batch is not None else float(shape.sequences_max),
+        busy=each / fitting[-1].requests_per_s if fitting else inf,
+    )
+    if batch is None:
+        return pool, ENDLESS
+    return pool, writer.tpot_s(min(at_most(batch, objectives.quantile), float(shape.sequences_max)))
+
+
+def _option(
+    pools: tuple[PlannedPool, ...],
+    times: tuple[Interval, Interval],
+    *,
+    workload: Workload,
+    transfer: Interval | None = None,
+    kv_gb_per_s: float = 0.0,
+    link_gb_per_s: float = 0.0,
+) -> Option:
+    ttft, tpot = times
+    output = workload.output_tokens.mean
+    return Option(
+        kind="aggregated" if len(pools) == 1 else "disaggregated",
+        pools=pools,
+        ttft_s=ttft,
+        tpot_s=tpot,
+        e2e_s=ttft if output <= 1 else ttft + tpot * (output - 1),
+        transfer_s=transfer,
+        kv_gb_per_s=kv_gb_per_s,
+        link_gb_per_s=link_gb_per_s,
+        output_tokens_per_s=workload.requests_per_s * output,
+    )
+
+
+def _in_steps(sequences: float) -> int:
+    """Rounded up to a multiple of eight, as engines capture graphs."""
+    return 8 * max(1, -int(-sequences // 8))
