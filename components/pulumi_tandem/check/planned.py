@@ -81,3 +81,12 @@ register(
         source="pulumi_tandem.plan",
     )
 )
+register(
+    Rule(
+        code="TND0306",
+        title="what is planned has a known speed and, if costs are compared, a known price",
+        story="""A plan is computed from what a GPU can do and what it costs. The catalog does not say how fast `cpu`
+        is, as machines differ, and prices differ by contract and region: what it does not know must be declared.""",
+        source="pulumi_tandem.plan",
+    )
+)

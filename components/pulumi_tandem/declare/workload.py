@@ -41,8 +41,9 @@ class Lengths(Noun):
 
 def _as_lengths(given: object) -> object:
     """A plain number stands for lengths that are all alike."""
-    is_number = isinstance(given, int | float) and not isinstance(given, bool)
-    return Lengths(mean=given, variation=0.0) if is_number else given
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return Lengths(mean=given, variation=0.0)
+    return given
 
 
 class Workload(Noun):

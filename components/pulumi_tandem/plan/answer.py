@@ -1,11 +1,14 @@
 """The plan of a service."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from pulumi_tandem import catalog
 from pulumi_tandem.check import check
 from pulumi_tandem.declare import Auto, DeclarationError, Pin, Service, planning_hash
 from pulumi_tandem.finding import Finding
-from pulumi_tandem.plan.candidate import candidate
+from pulumi_tandem.plan.candidate import candidate, gpus_of, pools_of, usd_per_gpu_hour
+from pulumi_tandem.plan.demand import demand
 from pulumi_tandem.plan.evaluate import pair_option, serve_option
 from pulumi_tandem.plan.option import Kind, Option
 from pulumi_tandem.plan.search import By, Space, best, space
@@ -99,21 +102,51 @@ def declared_option(service: Service) -> Option | None:
         resolved = resolve(service)
     except DeclarationError:
         return None
-    assert service.workload
-    assert service.objectives
     if any(pool.on_cpu for pool in resolved.pools) or any(one.severity == "error" for one in check(resolved)):
         return None
     sized = [(candidate(service, resolved, pool), pool.workers) for pool in resolved.pools]
-    asked = {"workload": service.workload, "objectives": service.objectives}
     if len(sized) == 1:
-        return serve_option(sized[0], **asked)
-    return pair_option(*sized, transport=service.transfer.transport, **asked)
+        return serve_option(sized[0], wanted=demand(service))
+    return pair_option(*sized, wanted=demand(service))
 
 
 def _at(within: Space, requests_per_s: float) -> Space:
-    workload = within.workload.model_copy(update={"requests_per_s": requests_per_s})
+    workload = within.demand.workload.model_copy(update={"requests_per_s": requests_per_s})
     return replace(within, service=within.service.model_copy(update={"workload": workload}))
 
 
 def _space(service: Service, by: By) -> Space:
+    """The space of a service that can be planned."""
+    missing = [name for name in ("workload", "objectives") if getattr(service, name) is None]
+    if missing:
+        message = f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not declared; nothing can be planned"
+        fix = f"give {' and '.join(f'{name}=tandem.{name.capitalize()}(...)' for name in missing)}"
+        raise DeclarationError([_finding("TND0302", service.name, message, fix)])
+    gpus = dict.fromkeys(gpu for pool in pools_of(service) for gpu in gpus_of(pool))
+    unknown = [finding for gpu in gpus for finding in _unknown(service, gpu, by)]
+    if unknown:
+        raise DeclarationError(unknown)
     return space(service, by=by)
+
+
+def _unknown(service: Service, gpu: str, by: By) -> Iterator[Finding]:
+    """What planning needs to know of a GPU and does not."""
+    try:
+        row = catalog.gpu(gpu)
+    except catalog.UnknownName:
+        return  # resolve tells of it, with the field's path and the nearest name
+    if not row.memory_gb_per_s:
+        message = f"how fast {gpu!r} is is not known; nothing can be planned on it"
+        yield _finding("TND0306", service.name, message, f"name one of: {', '.join(_planned())}")
+    elif by == "cost" and usd_per_gpu_hour(service, row) is None:
+        message = f"what an hour of {gpu} costs is not known; costs cannot be compared"
+        fix = f"give usd_per_gpu_hour={{{gpu!r}: ...}}, or plan by GPUs (`--by gpus`)"
+        yield _finding("TND0306", f"{service.name}.usd_per_gpu_hour", message, fix)
+
+
+def _planned() -> list[str]:
+    return [name for name in catalog.names("gpus") if catalog.gpu(name).memory_gb_per_s]
+
+
+def _finding(code: str, path: str, message: str, fix: str) -> Finding:
+    return Finding(code=code, severity="error", path=path, message=message, fix=fix, source="pulumi_tandem.plan")

@@ -2,9 +2,10 @@
 
 from math import inf
 
-from pulumi_tandem.declare import Objectives, Workload
+from pulumi_tandem.declare import Workload
 from pulumi_tandem.estimate import EngineSetup, Interval, KvCache, kv_bytes, transfer_s
 from pulumi_tandem.plan.candidate import Candidate
+from pulumi_tandem.plan.demand import Demand
 from pulumi_tandem.plan.fabric import fabric
 from pulumi_tandem.plan.option import Option, PlannedPool
 from pulumi_tandem.plan.reading import Reading, reading, ttft_s
@@ -14,22 +15,16 @@ ENDLESS = Interval(inf, inf, inf)
 """Where the queue only grows."""
 
 
-def pair_option(
-    prefill: tuple[Candidate, int],
-    decode: tuple[Candidate, int],
-    *,
-    workload: Workload,
-    objectives: Objectives,
-    transport: str,
-) -> Option:
+def pair_option(prefill: tuple[Candidate, int], decode: tuple[Candidate, int], *, wanted: Demand) -> Option:
     """Prefill and decode workers, each with their number, under the load."""
     (reader, readers), (writer, writers) = prefill, decode
-    prompts = reading(reader.setup, workload, quantile=objectives.quantile)
-    moved_s = hand_off_s(reader.setup, writer.setup, workload=workload, transport=transport)
-    pool, tpot = _written(writer, writers, decoder(writer, workload), "decode", workload, objectives)
+    workload = wanted.workload
+    prompts = reading(reader.setup, workload, quantile=wanted.quantile)
+    moved_s = hand_off_s(reader.setup, writer.setup, wanted=wanted)
+    pool, tpot = _written(decode, decoder(writer, workload), "decode", wanted)
     busy = workload.requests_per_s * prompts.engine_s.mid / readers
     ttft = ttft_s(prompts, workers=readers, requests_per_s=workload.requests_per_s, after_s=moved_s + tpot)
-    line = fabric(transport, reader.setup, writer.setup)
+    line = fabric(wanted.transport, reader.setup, writer.setup)
     planned = PlannedPool(
         name="prefill",
         candidate=reader,
@@ -48,14 +43,15 @@ def pair_option(
     )
 
 
-def serve_option(serve: tuple[Candidate, int], *, workload: Workload, objectives: Objectives) -> Option:
+def serve_option(serve: tuple[Candidate, int], *, wanted: Demand) -> Option:
     """Aggregated workers under the load."""
     shape, workers = serve
+    workload = wanted.workload
     worker = server(shape, workload)
-    pool, tpot = _written(shape, workers, worker, "serve", workload, objectives)
+    pool, tpot = _written(serve, worker, "serve", wanted)
     if tpot == ENDLESS:
         return _option((pool,), (ENDLESS, tpot), workload=workload)
-    prompts = stretched(worker, reading(shape.setup, workload, quantile=objectives.quantile), pool.running)
+    prompts = stretched(worker, reading(shape.setup, workload, quantile=wanted.quantile), pool.running)
     after_s = worker.step_s(pool.running)
     ttft = ttft_s(prompts, workers=workers, requests_per_s=workload.requests_per_s, after_s=after_s)
     return _option((pool,), (ttft, tpot), workload=workload)
@@ -76,10 +72,10 @@ def stretched(worker: Server, prompts: Reading, batch: float) -> Reading:
     return prompts.stretched(worker.stretch(batch, prompts.mean_s.mid))
 
 
-def hand_off_s(prefill: EngineSetup, decode: EngineSetup, *, workload: Workload, transport: str) -> Interval:
+def hand_off_s(prefill: EngineSetup, decode: EngineSetup, *, wanted: Demand) -> Interval:
     """Transfer of a mean prompt."""
-    line = fabric(transport, prefill, decode)
-    return transfer_s(prefill, decode, line, prompt_tokens=round(workload.prompt_tokens.mean))
+    line = fabric(wanted.transport, prefill, decode)
+    return transfer_s(prefill, decode, line, prompt_tokens=round(wanted.workload.prompt_tokens.mean))
 
 
 def kv_moved_bytes(decode: EngineSetup, workload: Workload) -> float:
@@ -89,16 +85,12 @@ def kv_moved_bytes(decode: EngineSetup, workload: Workload) -> float:
 
 
 def _written(
-    shape: Candidate,
-    workers: int,
-    writer: Decoder | Server,
-    name: str,
-    workload: Workload,
-    objectives: Objectives,
+    sized: tuple[Candidate, int], writer: Decoder | Server, name: str, wanted: Demand
 ) -> tuple[PlannedPool, Interval]:
     """The pool that writes answers, and its TPOT."""
-    each = workload.requests_per_s / workers
-    fitting = list(batches(writer, quantile=objectives.quantile, tpot_s_max=objectives.tpot_ms / 1e3))
+    shape, workers = sized
+    each = wanted.workload.requests_per_s / workers
+    fitting = list(batches(writer, quantile=wanted.quantile, tpot_s_max=wanted.tpot_s_max))
     batch = running(writer, requests_per_s=each, most=float(shape.sequences_max))
     # The smallest batch that takes the load: whoever runs more than it at once has an overload that should wait.
     most = next((one.most for one in fitting if one.requests_per_s >= each), float(shape.sequences_max))
@@ -112,7 +104,7 @@ def _written(
     )
     if batch is None:
         return pool, ENDLESS
-    return pool, writer.tpot_s(min(at_most(batch, objectives.quantile), float(shape.sequences_max)))
+    return pool, writer.tpot_s(min(at_most(batch, wanted.quantile), float(shape.sequences_max)))
 
 
 def _option(

@@ -1,7 +1,7 @@
 """Reading prompts: how long the first token takes with so many workers, and how many workers are enough."""
 
 from dataclasses import dataclass
-from math import ceil, floor, inf, sqrt
+from math import ceil, floor, hypot, inf
 
 from pulumi_tandem.declare import Workload
 from pulumi_tandem.estimate import EngineSetup, Interval, prefill_s, wait_s
@@ -61,21 +61,24 @@ def ttft_s(prompts: Reading, *, workers: int, requests_per_s: float, after_s: In
     Workers take prompts from one queue, in order. `after_s` is what follows: transfer, first step of decode. Wait and
     length are taken as independent: how far their quantiles lie above their means adds up in squares.
     """
-    levels = zip(_ends(prompts.engine_s), _ends(prompts.mean_s), _ends(prompts.long_s), _ends(after_s), strict=True)
-    low, mid, high = (_ttft_s(prompts, workers, requests_per_s, *level) for level in levels)
+    parts = (prompts.engine_s, prompts.mean_s, prompts.long_s, after_s)
+    low, mid, high = (
+        _ttft_s(_Times(*times), prompts, workers=workers, requests_per_s=requests_per_s)
+        for times in zip(*((part.low, part.mid, part.high) for part in parts), strict=True)
+    )
     return Interval(low, mid, high)
 
 
 def workers_for(prompts: Reading, *, requests_per_s: float, after_s: float, ttft_s_max: float) -> int | None:
     """Fewest workers with which the middle of the estimate keeps the time to the first token; None: no number does."""
-    times = (prompts.engine_s.mid, prompts.mean_s.mid, prompts.long_s.mid, after_s)
+    times = _Times(prompts.engine_s.mid, prompts.mean_s.mid, prompts.long_s.mid, after_s)
 
     def enough(workers: int) -> bool:
-        return _ttft_s(prompts, workers, requests_per_s, *times) <= ttft_s_max
+        return _ttft_s(times, prompts, workers=workers, requests_per_s=requests_per_s) <= ttft_s_max
 
-    if prompts.long_s.mid + after_s > ttft_s_max:
+    if times.long_s + after_s > ttft_s_max:
         return None
-    low = high = max(1, ceil(requests_per_s * prompts.engine_s.mid / BUSY_MAX))
+    low = high = max(1, ceil(requests_per_s * times.engine_s / BUSY_MAX))
     while not enough(high):
         low, high = high + 1, 2 * high
         if low > WORKERS_MAX:
@@ -86,24 +89,31 @@ def workers_for(prompts: Reading, *, requests_per_s: float, after_s: float, ttft
     return low
 
 
-def _ttft_s(
-    prompts: Reading, workers: int, requests_per_s: float, engine_s: float, mean_s: float, long_s: float, after_s: float
-) -> float:
-    queue = {
-        "service_s": engine_s,
-        "arrivals_per_s": requests_per_s,
-        "variation": prompts.variation,
-    }
-    mean_wait = mean_wait_s(workers=workers, **queue)
-    if mean_wait == inf:
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """A reading at one end of its intervals, and what follows it."""
+
+    engine_s: float
+    mean_s: float
+    long_s: float
+    after_s: float
+
+
+def _ttft_s(times: _Times, prompts: Reading, *, workers: int, requests_per_s: float) -> float:
+    service_s, variation = times.engine_s, prompts.variation
+    mean_s = mean_wait_s(service_s=service_s, arrivals_per_s=requests_per_s, workers=workers, variation=variation)
+    if mean_s == inf:
         return inf
-    late_s = max(0.0, wait_s(workers=workers, quantile=prompts.quantile, **queue) - mean_wait)
-    return mean_wait + mean_s + after_s + sqrt(late_s**2 + (long_s - mean_s) ** 2)
+    tail_s = wait_s(
+        service_s=service_s,
+        arrivals_per_s=requests_per_s,
+        workers=workers,
+        variation=variation,
+        quantile=prompts.quantile,
+    )
+    above_s = hypot(max(0.0, tail_s - mean_s), times.long_s - times.mean_s)
+    return mean_s + times.mean_s + times.after_s + above_s
 
 
 def _alone_s(setup: EngineSetup, tokens: float, workload: Workload) -> Interval:
     return prefill_s(setup, ceil(tokens), cached_tokens=int(tokens * workload.prefix_hit))
-
-
-def _ends(interval: Interval) -> tuple[float, float, float]:
-    return interval.low, interval.mid, interval.high

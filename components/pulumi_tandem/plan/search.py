@@ -6,9 +6,10 @@ from math import ceil
 from typing import Literal
 
 from pulumi_tandem.check import check
-from pulumi_tandem.declare import Auto, DeclarationError, Objectives, Pool, Service, Workload
+from pulumi_tandem.declare import Auto, DeclarationError, Pool, Service
 from pulumi_tandem.finding import Finding
 from pulumi_tandem.plan.candidate import Candidate, candidates, gpus_of, pools_of, shaped
+from pulumi_tandem.plan.demand import Demand, demand
 from pulumi_tandem.plan.evaluate import (
     decoder,
     hand_off_s,
@@ -63,16 +64,9 @@ class Space:
     """Why other shapes are not among them."""
 
     @property
-    def workload(self) -> Workload:
-        """The load, which a service that is planned has."""
-        assert self.service.workload
-        return self.service.workload
-
-    @property
-    def objectives(self) -> Objectives:
-        """Likewise."""
-        assert self.service.objectives
-        return self.service.objectives
+    def demand(self) -> Demand:
+        """What is to be met."""
+        return demand(self.service)
 
 
 def space(service: Service, *, by: By) -> Space:
@@ -110,10 +104,9 @@ def best(within: Space, kind: Kind) -> Option | None:
 
 def evaluated(within: Space, sized: Sized) -> Option:
     """What the sized pools do."""
-    asked = {"workload": within.workload, "objectives": within.objectives}
     if len(sized.pools) == 1:
-        return serve_option(sized.pools[0], **asked)
-    return pair_option(*sized.pools, transport=within.service.transfer.transport, **asked)
+        return serve_option(sized.pools[0], wanted=within.demand)
+    return pair_option(*sized.pools, wanted=within.demand)
 
 
 def with_option(service: Service, option: Option) -> Service:
@@ -133,21 +126,22 @@ def _rank(by: By, sized: Sized) -> tuple[float, float, str]:
 
 
 def _pairs(within: Space) -> Iterator[Sized]:
-    transport, workload = within.service.transfer.transport, within.workload
-    read = [(shape, reading(shape.setup, workload, quantile=within.objectives.quantile)) for shape in within.prefill]
+    wanted = within.demand
+    workload = wanted.workload
+    read = [(shape, reading(shape.setup, workload, quantile=wanted.quantile)) for shape in within.prefill]
     for writer in within.decode:
         moved_gb_per_s = workload.requests_per_s * kv_moved_bytes(writer.setup, workload) / 1e9
-        sizes = list(_sizes(within, decoder(writer, workload)))
+        sizes = list(_sizes(wanted, decoder(writer, workload)))
         for reader, prompts in read:
-            line = fabric(transport, reader.setup, writer.setup)
+            line = fabric(wanted.transport, reader.setup, writer.setup)
             linked = moved_gb_per_s / line.efficiency / LINK_BUSY_MAX
-            moved_s = hand_off_s(reader.setup, writer.setup, workload=workload, transport=transport).mid
+            moved_s = hand_off_s(reader.setup, writer.setup, wanted=wanted).mid
             for writers, batch in sizes:
                 readers = workers_for(
                     prompts,
                     requests_per_s=workload.requests_per_s,
                     after_s=moved_s + batch.tpot_s,
-                    ttft_s_max=_ttft_s_max(within, batch),
+                    ttft_s_max=_ttft_s_max(wanted, batch),
                 )
                 if readers is not None:
                     readers = max(readers, _whole(linked / line.prefill_gb_per_s))
@@ -156,36 +150,36 @@ def _pairs(within: Space) -> Iterator[Sized]:
 
 
 def _serves(within: Space) -> Iterator[Sized]:
-    workload = within.workload
+    wanted = within.demand
+    workload = wanted.workload
     for shape in within.serve:
         worker = server(shape, workload)
-        prompts = reading(shape.setup, workload, quantile=within.objectives.quantile)
-        for workers, batch in _sizes(within, worker):
+        prompts = reading(shape.setup, workload, quantile=wanted.quantile)
+        for workers, batch in _sizes(wanted, worker):
             readers = workers_for(
                 stretched(worker, prompts, batch.most),
                 requests_per_s=workload.requests_per_s,
                 after_s=worker.step_s(batch.most).mid,
-                ttft_s_max=_ttft_s_max(within, batch),
+                ttft_s_max=_ttft_s_max(wanted, batch),
             )
             if readers is not None:
                 yield Sized(pools=((shape, max(workers, readers)),))
 
 
-def _sizes(within: Space, writer: Writer) -> Iterator[tuple[int, Batch]]:
+def _sizes(wanted: Demand, writer: Writer) -> Iterator[tuple[int, Batch]]:
     """Workers for every batch that keeps the objective for TPOT; of batches for as many workers, the smallest."""
     found: dict[int, Batch] = {}
-    objectives = within.objectives
-    for batch in batches(writer, quantile=objectives.quantile, tpot_s_max=objectives.tpot_ms / 1e3):
-        found.setdefault(_whole(within.workload.requests_per_s / batch.requests_per_s), batch)
+    for batch in batches(writer, quantile=wanted.quantile, tpot_s_max=wanted.tpot_s_max):
+        found.setdefault(_whole(wanted.workload.requests_per_s / batch.requests_per_s), batch)
     yield from found.items()
 
 
-def _ttft_s_max(within: Space, batch: Batch) -> float:
+def _ttft_s_max(wanted: Demand, batch: Batch) -> float:
     """What the objectives leave for the first token; a whole answer has its own time limit."""
-    objectives = within.objectives
+    objectives = wanted.objectives
     if objectives.e2e_ms is None:
         return objectives.ttft_ms / 1e3
-    writing_s = (within.workload.output_tokens.mean - 1.0) * batch.tpot_s
+    writing_s = (wanted.workload.output_tokens.mean - 1.0) * batch.tpot_s
     return min(objectives.ttft_ms / 1e3, objectives.e2e_ms / 1e3 - writing_s)
 
 

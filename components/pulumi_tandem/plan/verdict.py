@@ -44,8 +44,8 @@ def verdict(within: "Space", pair: Option | None, serve: Option | None) -> Verdi
     if pair is None or serve is None:
         only = pair or serve
         assert only
-        other = "aggregated" if only is pair else "disaggregated"
-        why = " ".join(_misses(within, other))
+        other: Kind = "aggregated" if only is pair else "disaggregated"
+        why = _misses(within, other)
         words = f"Only a {only.kind} service meets the objectives, with {amount(only)}. {why}"
         return Verdict(winner=only.kind, saving=1.0, words=words)
     winner, loser = (pair, serve) if size(within.by, pair) < size(within.by, serve) else (serve, pair)
@@ -91,7 +91,7 @@ def shares(option: Option, objectives: Objectives) -> dict[Objective, float]:
 
 def limits(option: Option, objectives: Objectives) -> tuple[tuple[Objective, Interval, float], ...]:
     """Every objective with its estimate and its limit, both in milliseconds."""
-    given = (
+    given: tuple[tuple[Objective, Interval, float], ...] = (
         ("ttft", option.ttft_s, objectives.ttft_ms),
         ("tpot", option.tpot_s, objectives.tpot_ms),
         ("e2e", option.e2e_s, objectives.e2e_ms or inf),
@@ -102,60 +102,47 @@ def limits(option: Option, objectives: Objectives) -> tuple[tuple[Objective, Int
 def _why(within: "Space", pair: Option, serve: Option, *, winner: Option) -> str:
     """The mechanism that decides, with its numbers."""
     prefill, decode, both = pair.pool("prefill"), pair.pool("decode"), serve.pool("serve")
-    workload = within.workload
-    worker = server(both.candidate, workload)
-    tpot, step = serve.tpot_s.mid * 1e3, worker.step_s(max(1.0, both.running)).mid * 1e3
-    read = (
-        workload.requests_per_s
-        / both.workers
-        * reading(both.candidate.setup, workload, quantile=within.objectives.quantile).engine_s.mid
-    )
+    setup, workload = both.candidate.setup, within.demand.workload
+    prompts = reading(setup, workload, quantile=within.demand.quantile)
+    read = workload.requests_per_s / both.workers * prompts.engine_s.mid
+    step_ms = server(both.candidate, workload).step_s(both.running).mid * 1e3
     told = (
-        f"An aggregated engine reads prompts {read:.0%} of its time, which makes a token take {tpot:.0f} ms where "
-        f"decoding alone takes {step:.0f}"
+        f"An aggregated engine reads prompts {read:.0%} of its time, so that a token takes "
+        f"{serve.tpot_s.mid * 1e3:.0f} ms where decoding alone would take {step_ms:.0f}"
     )
     if winner is pair:
-        return (
-            f"{told}; a decode worker runs {decode.running:.0f} requests at once, an aggregated one {both.running:.0f}."
-        )
-    idle = [pool for pool in (prefill, decode) if pool.busy < IDLE]
+        return f"{told}; it runs {both.running:.0f} requests at once, a worker that only decodes {decode.running:.0f}."
+    idle = [f"{pool.name} {pool.busy:.0%}" for pool in (prefill, decode) if pool.busy < IDLE]
     if idle:
-        shown = " and ".join(f"{pool.name} {pool.busy:.0%}" for pool in idle)
-        return f"{told}. Two pools pay for whole workers twice, and at this load use of them only {shown}."
-    return (
-        f"{told}, which is little to win. Prefill workers may be busy {prefill.busy:.0%} of the time if the queue "
-        f"before them is to keep TTFT, and each GPU of the pair does only one phase."
-    )
+        return f"{told}. Two pools need whole workers of both kinds, and this load uses of them: {', '.join(idle)}."
+    return f"{told}. That costs less than GPUs that do one phase only: prefill workers would read {prefill.busy:.0%}."
 
 
 def _nothing(within: "Space") -> list[str]:
     if not (within.prefill and within.decode) and not within.serve:
         first = within.refused[0].message if within.refused else "no GPU to choose from has room for a request"
         return [f"No shape is allowed on these GPUs: {first}."]
-    return ["No shape meets the objectives, with any number of workers.", *_misses(within, "disaggregated")]
+    kinds: tuple[Kind, Kind] = ("disaggregated", "aggregated")
+    return ["No shape meets the objectives.", *dict.fromkeys(_misses(within, kind) for kind in kinds)]
 
 
-def _misses(within: "Space", kind: Kind) -> list[str]:
+def _misses(within: "Space", kind: Kind) -> str:
     """What the fastest shape of that kind takes, where no number of workers is enough."""
-    workload, objectives = within.workload, within.objectives
+    workload, objectives = within.demand.workload, within.demand.objectives
     readers = within.prefill if kind == "disaggregated" else within.serve
     writers = within.decode if kind == "disaggregated" else within.serve
     if not readers or not writers:
-        return [f"No shape of a {kind} service is allowed on these GPUs."]
+        return f"No shape of a worker for a {kind} service is allowed on these GPUs."
     first_ms, reader = min((_first_s(shape, workload, objectives) * 1e3, shape.label) for shape in readers)
     if first_ms > objectives.ttft_ms:
-        return [
-            f"{kind.capitalize()}: the fastest prefill ({reader}) takes {first_ms:.0f} ms for one prompt alone, "
-            f"TTFT is to be {objectives.ttft_ms:g} ms."
-        ]
+        taken = f"the fastest prefill ({reader}) takes {first_ms:.0f} ms for one prompt"
+        return f"{kind.capitalize()}: {taken} that nobody disturbs, and TTFT is to be {objectives.ttft_ms:g} ms."
     make = decoder if kind == "disaggregated" else server
     step_ms, writer = min((make(shape, workload).tpot_s(1.0).mid * 1e3, shape.label) for shape in writers)
     if step_ms > objectives.tpot_ms:
-        return [
-            f"{kind.capitalize()}: the fastest step ({writer}) takes {step_ms:.1f} ms for one request alone, "
-            f"TPOT is to be {objectives.tpot_ms:g} ms."
-        ]
-    return [f"{kind.capitalize()}: no shape meets TTFT and TPOT together."]
+        taken = f"the fastest worker ({writer}) takes {step_ms:.1f} ms per token for one request"
+        return f"{kind.capitalize()}: {taken}, and TPOT is to be {objectives.tpot_ms:g} ms."
+    return f"{kind.capitalize()}: no shape meets all objectives together."
 
 
 def _first_s(shape: Candidate, workload: Workload, objectives: Objectives) -> float:
