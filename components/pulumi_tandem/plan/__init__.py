@@ -4,9 +4,20 @@ Input: `Service` with `workload` and `objectives`. Output: `Plan`, plain data; e
 shape may be at all is asked of the rules; what it does, of the estimate.
 """
 
-from pulumi_tandem.plan.answer import Plan, plan, requests_per_s_max
+from pulumi_tandem.plan.answer import Capacity, Plan, capacity, plan
 from pulumi_tandem.plan.frontier import Point, frontier, points
 from pulumi_tandem.plan.judge import judge
 from pulumi_tandem.plan.option import Option, PlannedPool
 
-__all__ = ["Option", "Plan", "PlannedPool", "Point", "frontier", "judge", "plan", "points", "requests_per_s_max"]
+__all__ = [
+    "Capacity",
+    "Option",
+    "Plan",
+    "PlannedPool",
+    "Point",
+    "capacity",
+    "frontier",
+    "judge",
+    "plan",
+    "points",
+]

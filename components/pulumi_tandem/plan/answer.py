@@ -15,8 +15,8 @@ from pulumi_tandem.plan.search import By, Space, best, space
 from pulumi_tandem.plan.verdict import Verdict, verdict
 from pulumi_tandem.resolve import resolve
 
-LOADS = 24
-"""Halvings in which the highest load is found: to less than a millionth."""
+LOADS = 12
+"""Halvings in which the highest load is found, to a four-thousandth."""
 REQUESTS_PER_S_LEAST = 1e-3
 
 
@@ -55,6 +55,15 @@ class Plan:
         return Pin(planned_for=planning_hash(self.service), pools=pools)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """The highest load that a number of GPUs serves."""
+
+    requests_per_s: float
+    option: Option
+    """How, under that load."""
+
+
 def plan(service: Service, *, by: By) -> Plan:
     """The best disaggregated and the best aggregated shape for the service's load and objectives, and the verdict.
 
@@ -74,26 +83,26 @@ def plan(service: Service, *, by: By) -> Plan:
     )
 
 
-def requests_per_s_max(service: Service, kind: Kind, *, gpus: int) -> float:
-    """The highest load that `gpus` GPUs serve within the objectives; 0.0 where they serve none.
+def capacity(service: Service, kind: Kind, *, gpus: int) -> Capacity | None:
+    """The highest load that at most `gpus` GPUs serve within the objectives; None: they serve none.
 
     Raises DeclarationError like `plan`.
     """
     within = _space(service, "gpus")
 
-    def fits(requests_per_s: float) -> bool:
+    def serves(requests_per_s: float) -> Option | None:
         found = best(_at(within, requests_per_s), kind)
-        return found is not None and found.gpus <= gpus
+        return found if found and found.gpus <= gpus else None
 
     low = high = REQUESTS_PER_S_LEAST
-    if not fits(low):
-        return 0.0
-    while fits(high):
-        low, high = high, 2.0 * high
+    option = serves(low)
+    while larger := serves(high):
+        low, high, option = high, 2.0 * high, larger
     for _ in range(LOADS):
         middle = (low + high) / 2.0
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+        larger = serves(middle)
+        low, high, option = (middle, high, larger) if larger else (low, middle, option)
+    return option and Capacity(requests_per_s=low, option=option)
 
 
 def declared_option(service: Service) -> Option | None:
