@@ -8,7 +8,7 @@ fit together is the business of `check`.
 
 from pulumi_tandem.declare.auto import Auto, Pin, Pins, PoolShape, planning_hash, with_pinned_pools
 from pulumi_tandem.declare.engine import Vllm
-from pulumi_tandem.declare.model import Architecture, Model
+from pulumi_tandem.declare.model import Architecture, Model, Quantisation
 from pulumi_tandem.declare.pool import Pool
 from pulumi_tandem.declare.service import Grace, Limits, Service, Transfer
 from pulumi_tandem.declare.workload import Lengths, Objectives, Workload
@@ -27,6 +27,7 @@ __all__ = [
     "Pins",
     "Pool",
     "PoolShape",
+    "Quantisation",
     "Service",
     "Transfer",
     "Vllm",

@@ -7,9 +7,10 @@ from pulumi_tandem import catalog
 from pulumi_tandem.check import check
 from pulumi_tandem.declare import Auto, DeclarationError, Pin, Service, planning_hash
 from pulumi_tandem.finding import Finding
-from pulumi_tandem.plan.candidate import candidate, gpus_of, pools_of, usd_per_gpu_hour
+from pulumi_tandem.plan.candidate import candidate, gpus_of, pools_of
 from pulumi_tandem.plan.demand import demand
 from pulumi_tandem.plan.evaluate import pair_option, serve_option
+from pulumi_tandem.plan.machine import machine
 from pulumi_tandem.plan.option import Kind, Option
 from pulumi_tandem.plan.search import By, Space, best, space
 from pulumi_tandem.plan.verdict import Verdict, verdict
@@ -113,7 +114,8 @@ def declared_option(service: Service) -> Option | None:
         return None
     if any(pool.on_cpu for pool in resolved.pools) or any(one.severity == "error" for one in check(resolved)):
         return None
-    sized = [(candidate(service, resolved, pool), pool.workers) for pool in resolved.pools]
+    transport = service.transfer.transport if resolved.disaggregated else None
+    sized = [(candidate(service, resolved, pool, transport=transport), pool.workers) for pool in resolved.pools]
     if len(sized) == 1:
         return serve_option(sized[0], wanted=demand(service))
     return pair_option(*sized, wanted=demand(service))
@@ -147,7 +149,7 @@ def _unknown(service: Service, gpu: str, by: By) -> Iterator[Finding]:
     if not row.memory_gb_per_s:
         message = f"how fast {gpu!r} is is not known; nothing can be planned on it"
         yield _finding("TND0306", service.name, message, f"name one of: {', '.join(_planned())}")
-    elif by == "cost" and usd_per_gpu_hour(service, row) is None:
+    elif by == "cost" and machine(service, gpu, gpus=1, transport=None).usd_per_gpu_hour is None:
         message = f"what an hour of {gpu} costs is not known; costs cannot be compared"
         fix = f"give usd_per_gpu_hour={{{gpu!r}: ...}}, or plan by GPUs (`--by gpus`)"
         yield _finding("TND0306", f"{service.name}.usd_per_gpu_hour", message, fix)

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from pulumi_tandem.catalog import Gpu
 from pulumi_tandem.check import check
 from pulumi_tandem.check.capacity import kv_gib, kv_room_gib
 from pulumi_tandem.declare import Auto, DeclarationError, Pool, PoolShape, Service
 from pulumi_tandem.declare.model import GIB
 from pulumi_tandem.estimate import EngineSetup, saturation_tokens
 from pulumi_tandem.finding import Finding
+from pulumi_tandem.plan.machine import Machine, machine
 from pulumi_tandem.resolve import Resolved, ResolvedPool, resolve
 
 WAYS = (1, 2, 4, 8)
@@ -32,8 +32,14 @@ class Candidate:
     """Per GPU; so for the next."""
     kv_gib: float
     """Room for keys and values."""
-    usd_per_hour: float | None
-    """Of one worker; None where its GPU's price is not known."""
+    machine: Machine
+    """What it stands on."""
+
+    @property
+    def usd_per_hour(self) -> float | None:
+        """Of one worker; None where its GPU's price is not known."""
+        price = self.machine.usd_per_gpu_hour
+        return None if price is None else price * self.gpus
 
     @property
     def gpus(self) -> int:
@@ -54,7 +60,7 @@ class Candidates:
     refused: tuple[Finding, ...]
 
 
-def candidates(service: Service, declared: Pool | Auto, gpus: Iterable[str]) -> Candidates:
+def candidates(service: Service, declared: Pool | Auto, gpus: Iterable[str], *, transport: str | None) -> Candidates:
     """Every shape on these GPUs for a worker with the settings of `declared`, whatever shape that has itself.
 
     Prefill at the smallest batch that saturates the GPU; so does an aggregated worker, as a longer step only makes
@@ -73,16 +79,15 @@ def candidates(service: Service, declared: Pool | Auto, gpus: Iterable[str]) -> 
             errors = [each for each in check(resolved) if each.severity == "error"]
             refused += errors
             if not errors:
-                shapes.append(_saturated(candidate(service, resolved, resolved.pools[0])))
+                shapes.append(_saturated(candidate(service, resolved, resolved.pools[0], transport=transport)))
     return Candidates(tuple(each for each in shapes if each.sequences_max), tuple(dict.fromkeys(refused)))
 
 
-def candidate(service: Service, resolved: Resolved, pool: ResolvedPool) -> Candidate:
+def candidate(service: Service, resolved: Resolved, pool: ResolvedPool, *, transport: str | None) -> Candidate:
     """A pool's worker as it is declared."""
     assert service.workload is not None
     tokens = round(service.workload.prompt_tokens.mean + service.workload.output_tokens.mean)
     room_gib = kv_room_gib(resolved, pool) - (0.0 if pool.kv_cache_gib else ENGINE_GIB)
-    price = usd_per_gpu_hour(service, pool.gpu)
     setup = EngineSetup(
         gpu=pool.gpu,
         shape=resolved.architecture,
@@ -100,7 +105,7 @@ def candidate(service: Service, resolved: Resolved, pool: ResolvedPool) -> Candi
         sequences_max=max(0, min(pool.sequences, int(room_gib / kv_gib(resolved, pool, tokens)))),
         weights_gib=resolved.weights_bytes / GIB / pool.tensor_parallel,
         kv_gib=room_gib,
-        usd_per_hour=None if price is None else price * setup.gpus,
+        machine=machine(service, pool.gpu.name, gpus=setup.gpus, transport=transport),
     )
 
 
@@ -109,11 +114,6 @@ def shaped(declared: Pool | Auto, shape: PoolShape) -> Pool:
     if isinstance(declared, Auto):
         return declared.pool(shape)
     return declared.model_copy(update=shape.model_dump() | {"gpus_per_worker": None, "kv_cache_gib": None})
-
-
-def usd_per_gpu_hour(service: Service, gpu: Gpu) -> float | None:
-    """What an hour of the GPU costs: as declared; None where nobody says."""
-    return service.usd_per_gpu_hour.get(gpu.name)
 
 
 def pools_of(service: Service) -> Iterator[Pool | Auto]:
@@ -135,7 +135,9 @@ def _saturated(found: Candidate) -> Candidate:
 
 
 def _weight_dtype(resolved: Resolved, pool: ResolvedPool) -> str:
-    """Type of the large weights, by what the checkpoint weighs."""
+    """Type of the large weights; by what the checkpoint weighs where nobody states it."""
+    if stated := resolved.architecture.quantisation:
+        return stated.weights
     bits = 8 * resolved.weights_bytes / resolved.architecture.parameters
     if bits > 12:
         return pool.dtype

@@ -3,10 +3,10 @@
 from math import inf
 
 from pulumi_tandem.declare import Workload
-from pulumi_tandem.estimate import EngineSetup, Interval, KvCache, kv_bytes, transfer_s
+from pulumi_tandem.estimate import EngineSetup, Fabric, Interval, KvCache, kv_bytes, transfer_s
 from pulumi_tandem.plan.candidate import Candidate
 from pulumi_tandem.plan.demand import Demand
-from pulumi_tandem.plan.fabric import fabric
+from pulumi_tandem.plan.machine import fabric
 from pulumi_tandem.plan.option import Option, PlannedPool
 from pulumi_tandem.plan.reading import Reading, reading, ttft_s
 from pulumi_tandem.plan.writing import Decoder, Server, at_most, batches, running
@@ -20,11 +20,11 @@ def pair_option(prefill: tuple[Candidate, int], decode: tuple[Candidate, int], *
     (reader, readers), (writer, writers) = prefill, decode
     workload = wanted.workload
     prompts = reading(reader.setup, workload, quantile=wanted.quantile)
-    moved_s = hand_off_s(reader.setup, writer.setup, wanted=wanted)
+    moved_s = hand_off_s(reader, writer, wanted=wanted)
     pool, tpot = _written(decode, decoder(writer, workload), "decode", wanted)
     busy = workload.requests_per_s * prompts.engine_s.mid / readers
     ttft = ttft_s(prompts, workers=readers, requests_per_s=workload.requests_per_s, after_s=moved_s + tpot)
-    line = fabric(wanted.transport, reader.setup, writer.setup)
+    line = link(reader, writer, wanted=wanted)
     planned = PlannedPool(
         name="prefill",
         candidate=reader,
@@ -72,10 +72,15 @@ def stretched(worker: Server, prompts: Reading, batch: float) -> Reading:
     return prompts.stretched(worker.stretch(batch, prompts.mean_s.mid))
 
 
-def hand_off_s(prefill: EngineSetup, decode: EngineSetup, *, wanted: Demand) -> Interval:
+def link(prefill: Candidate, decode: Candidate, *, wanted: Demand) -> Fabric:
+    """The network between two workers."""
+    return fabric(wanted.transport, (prefill.setup, prefill.machine), (decode.setup, decode.machine))
+
+
+def hand_off_s(prefill: Candidate, decode: Candidate, *, wanted: Demand) -> Interval:
     """Transfer of a mean prompt."""
-    line = fabric(wanted.transport, prefill, decode)
-    return transfer_s(prefill, decode, line, prompt_tokens=round(wanted.workload.prompt_tokens.mean))
+    line = link(prefill, decode, wanted=wanted)
+    return transfer_s(prefill.setup, decode.setup, line, prompt_tokens=round(wanted.workload.prompt_tokens.mean))
 
 
 def kv_moved_bytes(decode: EngineSetup, workload: Workload) -> float:

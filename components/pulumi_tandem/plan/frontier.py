@@ -49,7 +49,7 @@ def _pair_points(within: Space) -> Iterator[Point]:
     for reader in within.prefill:
         prompts = reading(reader.setup, workload, quantile=quantile)
         for writer in within.decode:
-            moved_s = hand_off_s(reader.setup, writer.setup, wanted=wanted).mid
+            moved_s = hand_off_s(reader, writer, wanted=wanted).mid
             for batch in batches(decoder(writer, workload), quantile=quantile, tpot_s_max=inf):
                 readers = batch.requests_per_s * prompts.engine_s.mid / BUSY_MAX
                 yield Point(

@@ -14,12 +14,12 @@ from pulumi_tandem.plan.evaluate import (
     decoder,
     hand_off_s,
     kv_moved_bytes,
+    link,
     pair_option,
     serve_option,
     server,
     stretched,
 )
-from pulumi_tandem.plan.fabric import fabric
 from pulumi_tandem.plan.option import Kind, Option
 from pulumi_tandem.plan.reading import reading, workers_for
 from pulumi_tandem.plan.writing import Batch, Writer, batches
@@ -78,9 +78,9 @@ def space(service: Service, *, by: By) -> Space:
     everywhere = tuple(dict.fromkeys(gpu for pool in pools_of(service) for gpu in gpus_of(pool)))
     prefill, decode = service.prefill or last, service.decode or last
     found = [
-        candidates(service, prefill, gpus_of(prefill)),
-        candidates(service, decode, gpus_of(decode)),
-        candidates(service, last, everywhere),
+        candidates(service, prefill, gpus_of(prefill), transport=service.transfer.transport),
+        candidates(service, decode, gpus_of(decode), transport=service.transfer.transport),
+        candidates(service, last, everywhere, transport=None),
     ]
     return Space(
         service=service,
@@ -133,9 +133,9 @@ def _pairs(within: Space) -> Iterator[Sized]:
         moved_gb_per_s = workload.requests_per_s * kv_moved_bytes(writer.setup, workload) / 1e9
         sizes = list(_sizes(wanted, decoder(writer, workload)))
         for reader, prompts in read:
-            line = fabric(wanted.transport, reader.setup, writer.setup)
+            line = link(reader, writer, wanted=wanted)
             linked = moved_gb_per_s / line.efficiency / LINK_BUSY_MAX
-            moved_s = hand_off_s(reader.setup, writer.setup, wanted=wanted).mid
+            moved_s = hand_off_s(reader, writer, wanted=wanted).mid
             for writers, batch in sizes:
                 readers = workers_for(
                     prompts,
