@@ -35,8 +35,9 @@ class Machine:
 
 
 def machine(service: Service, gpu: str, *, gpus: int, transport: str | None) -> Machine:
-    """The cheapest machine on which workers of that many GPUs stand without a rest; of those, the one with the best
-    network. `transport` is what KV travels over; None for an aggregated service, which needs no network for it.
+    """The cheapest machine that workers of so many GPUs fill; of equally cheap ones that with the best network.
+
+    `transport` is what KV travels over; None for an aggregated service, which needs no network for it.
     """
     own = service.usd_per_gpu_hour.get(gpu)
     found = [
