@@ -84,6 +84,16 @@ class Row:
         return is_held_out(family=self.family, gpu=self.gpu, engine=self.engine, parallelism=self.parallelism)
 
     @property
+    def ttft_counts(self) -> bool:
+        """Whether it is known how often each client asks, which decides how many requests meet the crowd at the start.
+
+        InferenceX sends ten times as many requests as there are clients (benchmark_serving.py, --num-prompts). Of
+        NVIDIA's own files it is not told; in that of SGLang 0.5.1 nearly every request waits for half of the clients,
+        in those of TensorRT-LLM 1.0.0rc3 TTFT grows with the length of the answers.
+        """
+        return self.raw["silicon_data_source"].startswith(("db-dump", "source_file=2026"))
+
+    @property
     def tokens_per_s(self) -> float:
         """Output tokens of all clients, from the cycle that each of them goes through."""
         cycle_ms = self.ttft_ms + self.tpot_ms * (self.output_tokens - 1)

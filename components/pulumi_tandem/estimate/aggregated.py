@@ -40,8 +40,9 @@ def aggregated(
     step_s = decode_pass(setup, sequences=concurrency, context_tokens=prompt_tokens + output_tokens / 2).total_s
     reading = prefill_passes(setup, prompt_tokens)
     together = prefill_passes(setup, prompt_tokens, ranks=ranks) if ranks > 1 else reading
-    ahead = (concurrency / ranks - 1) / 2 / rounds
-    ttft_s = first_token_s(known, step_s=step_s, reading_s=sum(each.total_s for each in reading), ahead=max(0.0, ahead))
+    reading_s = sum(each.total_s for each in reading)
+    queue_s = max(0.0, concurrency / ranks - 1) / 2 / rounds * reading_s
+    ttft_s = first_token_s(known, step_s=step_s, reading_s=reading_s) + queue_s
     tpot_s = step_s + interference_s(known, work_s(together), sequences=concurrency / ranks) / output_tokens
     cycle_s = ttft_s + tpot_s * (output_tokens - 1)
     return Latency(
@@ -56,9 +57,9 @@ def work_s(passes: Sequence[PassTime]) -> float:
     return sum(each.total_s - each.overhead_s for each in passes)
 
 
-def first_token_s(known: Constants, *, step_s: float, reading_s: float, ahead: float) -> float:
-    """Mean time to the first token of a prompt that takes `reading_s`, with so many like it `ahead`."""
-    return known.request_ms * 1e-3 + known.steps_waited * step_s + reading_s * (1.0 + ahead)
+def first_token_s(known: Constants, *, step_s: float, reading_s: float) -> float:
+    """Time to the first token of a prompt that takes `reading_s` and waits for no other prompt."""
+    return known.request_ms * 1e-3 + known.steps_waited * step_s + reading_s
 
 
 def interference_s(known: Constants, reading_s: float, *, sequences: float) -> float:

@@ -111,6 +111,7 @@ def select(table: Table, engine: str, on: str, weights: str, bits: int) -> Const
         memory_share=gpu["memory_share"],
         matrix_share=gpu[f"matrix_share_{bits}bit"],
         activation_passes=gpu["activation_passes"],
+        expert_matrix_share=gpu["expert_matrix_share"],
         expert_bytes=kind["bytes"],
         layer_us=own[f"layer_us_{on}"],
         expert_layer_us=own[f"expert_layer_us_{on}"] + kind["layer_us"],
