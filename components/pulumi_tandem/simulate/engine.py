@@ -163,10 +163,9 @@ class Engine:
             self._keep(request, tokens)
             finished.append(request)
         read = [request for request, chunk in run.chunks if self._read(request, chunk)]
-        for request in read:
-            if not request.hands_off and self._first_after_reading(request, now_s):
-                finished.append(request)
-        return finished, [request for request in read if request.hands_off]
+        for_others = [request for request in read if request.hands_off]
+        finished += [each for each in read if not each.hands_off and self._first_after_reading(each, now_s)]
+        return finished, for_others
 
     def begin(self, now_s: float) -> list[Request]:
         """Starts the next run, if there is anything to do; gives the requests that now have room for their transfer."""
@@ -260,7 +259,7 @@ class Engine:
         self.context += request.context
 
     def _first_tokens(self, run: Run) -> None:
-        """Those that joined got their first token of this engine with the run's first pass: after no gap, or a long one."""
+        """Those that joined got their first token of this engine with the run's first pass, after another gap."""
         for request in self._fresh:
             at_s = run.start_s + run.pass_s
             self.gaps.add(run.pass_s, -1)

@@ -1,5 +1,7 @@
 """The gaps between tokens of all streams, counted by size."""
 
+from bisect import bisect_left
+from itertools import accumulate
 from math import exp, log
 
 FINENESS = 0.01
@@ -31,20 +33,17 @@ class Gaps:
 
         `jitter` is the standard deviation of the logarithm by which every single gap varies around its size.
         """
-        sizes = sorted(size for size, count in self.counts.items() if count > 0)
-        if not sizes:
-            return tuple(0.0 for _ in shares)
-        import numpy as np  # noqa: PLC0415 (see traffic)
+        spread = self._spread(jitter)
+        sizes = sorted(spread)
+        below = list(accumulate(spread[size] for size in sizes))
+        places = (bisect_left(below, share * below[-1]) for share in shares if below)
+        return tuple(exp(sizes[place] * FINENESS) for place in places) or tuple(0.0 for _ in shares)
 
+    def _spread(self, jitter: float) -> dict[int, float]:
         reach = round(5 * jitter / FINENESS)
-        weights = np.zeros(sizes[-1] - sizes[0] + 1 + 2 * reach)
-        for size in sizes:
-            weights[size - sizes[0] + reach] = self.counts[size]
-        if reach:
-            at = np.arange(-reach, reach + 1) * FINENESS / jitter
-            kernel = np.exp(-(at**2) / 2)
-            weights = np.convolve(weights, kernel / kernel.sum(), mode="same")
-        total = weights.cumsum()
-        return tuple(
-            exp((int(np.searchsorted(total, share * total[-1])) + sizes[0] - reach) * FINENESS) for share in shares
-        )
+        bell = [exp(-((step * FINENESS / jitter) ** 2) / 2) for step in range(-reach, reach + 1)] if reach else [1.0]
+        weights: dict[int, float] = {}
+        for size, count in self.counts.items():
+            for step, weight in enumerate(bell, start=size - reach):
+                weights[step] = weights.get(step, 0.0) + max(0, count) * weight
+        return weights if any(weights.values()) else {}

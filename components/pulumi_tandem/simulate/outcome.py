@@ -30,7 +30,7 @@ class PoolOutcome:
     name: str
     gpu_hours: float
     busy: float
-    """Share of the workers' time in which they computed."""
+    """Share of the time of ready workers in which they computed, while requests came."""
     waiting_max: int
     """Most requests that waited in its engines at the end of a window."""
     ready_min: int
@@ -117,7 +117,7 @@ def outcome(scenario: Scenario, record: Record, *, kv_moved_bytes: float, gaps: 
         good_requests_per_s=float((good & in_time).sum() / counted_s) if scenario.objectives else None,
         kv_moved_bytes=kv_moved_bytes,
         simulated_s=record.ended_s,
-        pools=_pools(scenario, record),
+        pools=_pools(scenario, record, until_s),
         windows=_windows(record, arrival, ttft, tpot, good),
     )
 
@@ -146,16 +146,18 @@ def _within(scenario: Scenario, ttft: "np.ndarray", tpot: "np.ndarray", e2e: "np
     return kept if wanted.e2e_ms is None else kept & (e2e * 1e3 <= wanted.e2e_ms)
 
 
-def _pools(scenario: Scenario, record: Record) -> tuple[PoolOutcome, ...]:
+def _pools(scenario: Scenario, record: Record, until_s: float) -> tuple[PoolOutcome, ...]:
     found: list[PoolOutcome] = []
     for number, pool in enumerate(scenario.pools):
-        looks = [look.pools[number] for look in record.looks]
+        looks = [look.pools[number] for look in record.looks if look.at_s <= until_s] or [
+            look.pools[number] for look in record.looks
+        ]
         start = sum(count for _, count in pool.workers)
         found.append(
             PoolOutcome(
                 name=pool.name,
                 gpu_hours=record.gpu_s[number] / 3600.0,
-                busy=record.busy_s[number] / max(1e-9, record.worker_s[number]),
+                busy=sum(look.busy * look.ready for look in looks) / max(1, sum(look.ready for look in looks)),
                 waiting_max=max((look.waiting for look in looks), default=0),
                 ready_min=min((look.ready for look in looks), default=start),
                 ready_max=max((look.ready for look in looks), default=start),

@@ -1,6 +1,5 @@
 """What a simulation writes down while it runs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING
@@ -10,6 +9,8 @@ from pulumi_tandem.simulate.request import UNSENT, Request
 from pulumi_tandem.simulate.scenario import Scenario
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pulumi_tandem.simulate.pool import Pool
 
 OUTCOMES = ("unanswered", "answered", "turned_away", "failed", "too_long")
@@ -58,8 +59,6 @@ class Record:
         self.looks: list[Look] = []
         self.ended_s = 0.0
         self.gpu_s = [0.0 for _ in pools]
-        self.busy_s = [0.0 for _ in pools]
-        self.worker_s = [0.0 for _ in pools]
         self._pools = pools
         self._looked_s = 0.0
         self._looked_busy_s = [0.0 for _ in pools]
@@ -79,7 +78,6 @@ class Record:
     def gone(self, engine: Engine, now_s: float) -> None:
         """A worker's GPUs are free."""
         self.gpu_s[engine.pool] += (now_s - engine.since_s) * engine.model.gpus
-        self.worker_s[engine.pool] += now_s - engine.since_s
 
     def died(self, engine: Engine, now_s: float) -> None:
         """A worker's process has ended by itself."""
@@ -109,8 +107,6 @@ class Record:
     def end(self, now_s: float) -> None:
         """Nothing more happens."""
         self.ended_s = now_s
-        for number, pool in enumerate(self._pools):
-            self.busy_s[number] = pool.busy_s(now_s)
-            for engine in pool.engines:
-                if engine.state != "gone":
-                    self.gone(engine, now_s)
+        for engine in (engine for pool in self._pools for engine in pool.engines):
+            if engine.state != "gone":
+                self.gone(engine, now_s)

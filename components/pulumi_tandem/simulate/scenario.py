@@ -1,7 +1,7 @@
 """What is simulated: pools, front door, network, and what goes wrong."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, inf
 
 from pulumi_tandem.declare.workload import Objectives
@@ -66,9 +66,9 @@ class HandOff:
     what many transfers that share a line take on average, though the first of them would take longer.
     """
 
-    kv_bytes: Callable[[int], float]
+    kv_bytes: Callable[[int], float] = lambda _tokens: 0.0
     """Bytes of so many tokens, over all GPUs of a worker."""
-    posted_s: Callable[[int], float]
+    posted_s: Callable[[int], float] = lambda _tokens: 0.0
     """Time beside the bytes: the request to the decode worker, the pieces that are posted."""
     fabric_gb_per_s: float = inf
     """What the network between all workers carries at once. Default: more than all their lines."""
@@ -93,6 +93,8 @@ class FrontDoor:
     attempts_max: int = 4
     resume: bool = True
     survivors_serve_both: bool = True
+    request_s: float = 0.0
+    """From a request's arrival until an engine has it: HTTP, tokens of the text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,7 @@ class Scenario:
     decode: PoolModel
     """Workers that write answers; those that do both where there is no `prefill`."""
     prefill: PoolModel | None = None
-    hand_off: HandOff = field(default_factory=lambda: HandOff(kv_bytes=_nothing, posted_s=_nothing))
+    hand_off: HandOff = HandOff()
     door: FrontDoor
     objectives: Objectives | None = None
     clients: int | None = None
@@ -123,7 +125,3 @@ class Scenario:
     def pools(self) -> tuple[PoolModel, ...]:
         """The pools there are, in the way of a request."""
         return (self.decode,) if self.prefill is None else (self.prefill, self.decode)
-
-
-def _nothing(_tokens: int) -> float:
-    return 0.0

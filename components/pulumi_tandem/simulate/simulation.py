@@ -64,7 +64,7 @@ class Simulation:
             self._plan_arrival()
         else:
             for _ in range(min(self.scenario.clients, len(self.scenario.traffic))):
-                self._plan(0.0, self._come)
+                self._plan(self.scenario.door.request_s, self._come, 0.0)
         events = self._events
         while events:
             self.now_s, _, happen, subject = heappop(events)
@@ -90,14 +90,15 @@ class Simulation:
 
     def _plan_arrival(self) -> None:
         if self._next < len(self.scenario.traffic):
-            self._plan(self.scenario.traffic.arrival_s[self._next], self._come)
+            at_s = self.scenario.traffic.arrival_s[self._next]
+            self._plan(at_s + self.scenario.door.request_s, self._come, at_s)
 
-    def _come(self) -> None:
+    def _come(self, at_s: float) -> None:
         traffic, index = self.scenario.traffic, self._next
         if index >= len(traffic):
             return
         self._next += 1
-        request = Request(index, self.now_s, traffic.prompt_tokens[index], traffic.output_tokens[index])
+        request = Request(index, at_s, traffic.prompt_tokens[index], traffic.output_tokens[index])
         request.cached, request.session = traffic.cached_tokens[index], traffic.session[index]
         self.record.came(request)
         door = self.scenario.door
@@ -122,7 +123,7 @@ class Simulation:
     def _over(self, request: Request, outcome: str) -> None:
         self.record.over(request, self.now_s, outcome)
         if self.scenario.clients is not None:
-            self._plan(self.now_s, self._come)
+            self._plan(self.now_s + self.scenario.door.request_s, self._come, self.now_s)
 
     def _send(self, request: Request) -> None:
         """Routes a request to a pair, or to one worker where there is no pair."""
