@@ -6,9 +6,10 @@ of engines affordable.
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from math import ceil
+from math import ceil, exp
 from typing import Literal
 
 from pulumi_tandem.simulate.gaps import Gaps
@@ -19,11 +20,22 @@ State = Literal["starting", "ready", "draining", "gone"]
 
 
 @dataclass(slots=True)
+class Shared:
+    """What all engines of a simulation write to and draw from."""
+
+    gaps: Gaps
+    normal: Iterator[float]
+    """Draws of the standard normal distribution."""
+
+
+@dataclass(slots=True)
 class Run:
     """Equal passes, one after the other."""
 
     start_s: float
     pass_s: float
+    told_s: float
+    """What the model says of a pass, before chance has its say."""
     passes: int
     chunks: list[tuple[Request, int]]
     """Prompts that are read, and how many tokens of each; only ever in a run of one pass."""
@@ -43,16 +55,17 @@ class Engine:
     """State of one worker."""
 
     __slots__ = (
-        "_cached_tokens", "_fresh", "_steps", "busy_s", "cache", "context", "decoding", "gaps", "held", "incoming",
-        "joining", "kv_used", "load", "model", "number", "pool", "queued_tokens", "reading", "run",
+        "_cached_tokens", "_fresh", "_normal", "_steps", "busy_s", "cache", "context", "decoding", "gaps", "held",
+        "incoming", "joining", "kv_used", "load", "model", "number", "pool", "queued_tokens", "reading", "run",
         "since_s", "state", "turn", "version", "waiting",
     )  # fmt: skip
 
-    def __init__(self, number: int, pool: int, model: WorkerModel, gaps: Gaps) -> None:
+    def __init__(self, number: int, pool: int, model: WorkerModel, shared: Shared) -> None:
         self.number = number
         self.pool = pool
         self.model = model
-        self.gaps = gaps
+        self.gaps = shared.gaps
+        self._normal = shared.normal
         self.state: State = "starting"
         self.since_s = 0.0
         """When it was asked for."""
@@ -152,7 +165,7 @@ class Engine:
         self.context += grown
         self.kv_used += grown
         self._first_tokens(run)
-        self.gaps.add(run.pass_s, grown)
+        self.gaps.add(run.told_s, grown)
         decoding = self.decoding
         while decoding and decoding[0][0] <= self._steps:
             request = heappop(decoding)[2]
@@ -183,7 +196,7 @@ class Engine:
             passes = min(self.decoding[0][0] - self._steps, (model.kv_tokens - self.kv_used) // batch)
             if passes > 0:
                 at_middle = self.context / batch + (passes - 1) / 2
-                self.run = Run(now_s, model.pass_s(0, 0, batch, at_middle), passes, [], batch)
+                self._run(now_s, model.pass_s(0, 0, batch, at_middle), passes, [])
         return fetching
 
     def _begin_reading(self, now_s: float, batch: int) -> None:
@@ -199,7 +212,14 @@ class Engine:
             looked_back += chunk * (request.context - request.unread + (chunk + 1) / 2)
         tokens = sum(chunk for _, chunk in chunks)
         pass_s = self.model.pass_s(tokens, looked_back / max(tokens, 1), batch, self.context / batch if batch else 0.0)
-        self.run = Run(now_s, pass_s, 1, chunks, batch)
+        self._run(now_s, pass_s, 1, chunks)
+
+    def _run(self, now_s: float, told_s: float, passes: int, chunks: list[tuple[Request, int]]) -> None:
+        """Begins equal passes, of which each varies by itself: their mean varies the less the more they are."""
+        jitter, pass_s = self.model.jitter, told_s
+        if jitter:
+            pass_s *= exp(jitter * next(self._normal) / passes**0.5)
+        self.run = Run(now_s, pass_s, told_s, passes, chunks, len(self.decoding))
 
     def _admit(self) -> list[Request]:
         """First come, first served, while there are places and memory for all that must be read."""
@@ -262,7 +282,7 @@ class Engine:
         """Those that joined got their first token of this engine with the run's first pass, after another gap."""
         for request in self._fresh:
             at_s = run.start_s + run.pass_s
-            self.gaps.add(run.pass_s, -1)
+            self.gaps.add(run.told_s, -1)
             self._first_token(request, at_s)
         self._fresh.clear()
 

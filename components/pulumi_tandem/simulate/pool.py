@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from heapq import heappop, heappush
 
-from pulumi_tandem.simulate.engine import Engine, State, occupied_until
-from pulumi_tandem.simulate.gaps import Gaps
+from pulumi_tandem.simulate.engine import Engine, Shared, State, occupied_until
 from pulumi_tandem.simulate.scenario import PoolModel
 from pulumi_tandem.simulate.worker import WorkerModel
 
@@ -21,10 +20,15 @@ def decode_load(engine: Engine) -> int:
     return engine.load
 
 
+def no_load(_engine: Engine) -> int:
+    """What is compared where workers take turns: nothing."""
+    return 0
+
+
 class Pool:
     """Engines of one phase; the least loaded one is found without looking at all of them."""
 
-    def __init__(self, number: int, model: PoolModel, load: Load, gaps: Gaps) -> None:
+    def __init__(self, number: int, model: PoolModel, load: Load, shared: Shared) -> None:
         self.number = number
         self.model = model
         self.engines: list[Engine] = []
@@ -34,14 +38,14 @@ class Pool:
         self.requests = 0
         """Routed here and not done here."""
         self._load = load
-        self._gaps = gaps
+        self._shared = shared
         self._ranked: list[tuple[int, int, int]] = []
         """A heap of (load, turn, number); an entry counts while it is as its engine is now."""
         self._turn = 0
 
     def create(self, model: WorkerModel, now_s: float) -> Engine:
         """One more worker, which starts."""
-        engine = Engine(len(self.engines), self.number, model, self._gaps)
+        engine = Engine(len(self.engines), self.number, model, self._shared)
         engine.since_s = now_s
         self.engines.append(engine)
         self.starting += 1

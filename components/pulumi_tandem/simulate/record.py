@@ -58,6 +58,7 @@ class Record:
         self.deaths = 0
         self.looks: list[Look] = []
         self.ended_s = 0.0
+        """When the last request was over."""
         self.gpu_s = [0.0 for _ in pools]
         self._pools = pools
         self._looked_s = 0.0
@@ -69,6 +70,7 @@ class Record:
 
     def over(self, request: Request, now_s: float, outcome: str) -> None:
         """A request is answered or lost."""
+        self.ended_s = now_s
         self.outcome[request.index] = OUTCOMES.index(outcome)
         if outcome == "answered":
             assert request.first_s != UNSENT, "an answer has a first token"
@@ -104,9 +106,8 @@ class Record:
         self._looked_s = now_s
         self.looks.append(Look(at_s=now_s, running=running, waiting_at_door=waiting_at_door, pools=pools))
 
-    def end(self, now_s: float) -> None:
+    def end(self) -> None:
         """Nothing more happens."""
-        self.ended_s = now_s
         for engine in (engine for pool in self._pools for engine in pool.engines):
             if engine.state != "gone":
-                self.gone(engine, now_s)
+                self.gone(engine, max(engine.since_s, self.ended_s))

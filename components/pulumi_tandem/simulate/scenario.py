@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, inf
+from typing import Literal
 
 from pulumi_tandem.declare.workload import Objectives
 from pulumi_tandem.simulate.traffic import Traffic
@@ -56,6 +57,8 @@ class PoolModel:
     workers: tuple[tuple[WorkerModel, int], ...]
     """Kinds of workers and how many of each there are at the start; scaling adds the first kind."""
     scaling: Scaling | None = None
+    routing: Literal["least_loaded", "in_turn"] = "least_loaded"
+    """`least_loaded`: as the gateway does it. `in_turn`: as a load balancer does that knows nothing of its workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +120,7 @@ class Scenario:
     Llama 3's training on 16,384 H100 was interrupted 419 times in 54 days (The Llama 3 Herd of Models, 3.3.4): one
     GPU in about 50,000 hours."""
     seed: int = 0
-    """Decides which workers die when."""
+    """Decides which workers die when, and how passes vary."""
     warm_up_s: float = 0.0
     """Requests that come earlier load the service and do not count."""
 

@@ -5,17 +5,17 @@ and a service of thousands of GPUs has millions of events.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from math import ceil, inf
 
-from pulumi_tandem.simulate.engine import Engine
+from pulumi_tandem.simulate.engine import Engine, Shared
 from pulumi_tandem.simulate.fabric import Fabric
 from pulumi_tandem.simulate.gaps import Gaps
-from pulumi_tandem.simulate.pool import Pool, decode_load, prefill_load
+from pulumi_tandem.simulate.pool import Load, Pool, decode_load, no_load, prefill_load
 from pulumi_tandem.simulate.record import Record
 from pulumi_tandem.simulate.request import UNSENT, Request
-from pulumi_tandem.simulate.scenario import PoolView, Scaling, Scenario
+from pulumi_tandem.simulate.scenario import PoolModel, PoolView, Scaling, Scenario
 
 Progress = Callable[[float], None]
 """Is told the simulated seconds now and then."""
@@ -29,9 +29,9 @@ class Simulation:
         self.gaps = Gaps()
         self.fabric = Fabric(scenario.hand_off)
         self.now_s = 0.0
+        shared = Shared(gaps=self.gaps, normal=_normal(scenario.seed))
         self.pools = [
-            Pool(number, model, prefill_load if model is scenario.prefill else decode_load, self.gaps)
-            for number, model in enumerate(scenario.pools)
+            Pool(number, model, _load(scenario, model), shared) for number, model in enumerate(scenario.pools)
         ]
         self.record = Record(scenario, self.pools, window_s)
         self._prefill = self.pools[0] if scenario.prefill else None
@@ -69,7 +69,7 @@ class Simulation:
         while events:
             self.now_s, _, happen, subject = heappop(events)
             happen(*subject)
-        self.record.end(self.now_s)
+        self.record.end()
         return self.record
 
     def _plan(self, at_s: float, happen: Callable[..., None], *subject: object) -> None:
@@ -347,3 +347,18 @@ class Simulation:
             self._progress(self.now_s)
         if goes_on:
             self._again(self.record.window_s, self._look)
+
+
+def _load(scenario: Scenario, pool: PoolModel) -> Load:
+    if pool.routing == "in_turn":
+        return no_load
+    return prefill_load if pool is scenario.prefill else decode_load
+
+
+def _normal(seed: int) -> Iterator[float]:
+    """Drawn in thousands, since a single draw costs more than a step of the simulation."""
+    import numpy as np  # noqa: PLC0415 (see traffic)
+
+    chance = np.random.default_rng([seed, 2])
+    while True:
+        yield from chance.standard_normal(4096).tolist()

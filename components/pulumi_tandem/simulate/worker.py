@@ -28,8 +28,7 @@ class WorkerModel:
     line_gb_per_s: float = inf
     """What its share of the network really carries, each way, in 10^9 bytes per second."""
     jitter: float = 0.0
-    """Standard deviation of the logarithm of one pass's time, around what `pass_s` says. It widens the percentiles
-    of gaps between tokens and changes nothing else: it averages out over an answer."""
+    """Standard deviation of the logarithm of one pass's time, around what `pass_s` says."""
 
     def __post_init__(self) -> None:
         assert min(self.kv_tokens, self.sequences, self.batch_tokens) >= 1, f"{self} cannot take a request"
