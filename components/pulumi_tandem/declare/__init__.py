@@ -6,21 +6,43 @@ what cannot be meant (an unknown field, a wrong type, a number out of range) and
 fit together is the business of `check`.
 """
 
+from pulumi_tandem.declare.cluster import Cluster, DevicePlugin, GpuOperator, NetworkPolicy, SecurityGroup
+from pulumi_tandem.declare.door import FrontDoor, Ratio, TokenSecret
 from pulumi_tandem.declare.engine import Vllm
 from pulumi_tandem.declare.model import Architecture, Model, Quantisation
+from pulumi_tandem.declare.nodes import Capacity, NetworkInterface, NodePool, PlacementGroup, Taint, Toleration
+from pulumi_tandem.declare.pod import Autoscaler, Pod, Probe, RollingUpdate
 from pulumi_tandem.declare.pool import Pool
 from pulumi_tandem.declare.service import Grace, Limits, Service, Transfer
 from pulumi_tandem.finding import DeclarationError
 
 __all__ = [
     "Architecture",
+    "Autoscaler",
+    "Capacity",
+    "Cluster",
     "DeclarationError",
+    "DevicePlugin",
+    "FrontDoor",
+    "GpuOperator",
     "Grace",
     "Limits",
     "Model",
+    "NetworkInterface",
+    "NetworkPolicy",
+    "NodePool",
+    "PlacementGroup",
+    "Pod",
     "Pool",
+    "Probe",
     "Quantisation",
+    "Ratio",
+    "RollingUpdate",
+    "SecurityGroup",
     "Service",
+    "Taint",
+    "TokenSecret",
+    "Toleration",
     "Transfer",
     "Vllm",
 ]

@@ -25,8 +25,8 @@ class FrontDoor(Noun):
 class Ratio(Noun):
     """Bounds of prefill workers per decode worker, which autoscaling keeps."""
 
-    min: float = Field(default=0.0, ge=0)
-    max: float = Field(gt=0)
+    at_least: float = Field(default=0.0, ge=0)
+    at_most: float = Field(gt=0)
 
 
 class TokenSecret(Noun):
