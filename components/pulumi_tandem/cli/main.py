@@ -18,6 +18,7 @@ from rich.console import Console
 import pulumi
 from pulumi_tandem import check as checks
 from pulumi_tandem.cli import plan as planning
+from pulumi_tandem.cli import simulate as simulating
 from pulumi_tandem.cli.picture import PictureError
 from pulumi_tandem.cli.stack import Stack, find_stack
 from pulumi_tandem.cli.tables import evidence_view, status_view
@@ -28,6 +29,7 @@ from pulumi_tandem.local.paths import StackPaths
 from pulumi_tandem.plan import judge
 from pulumi_tandem.plan.search import By
 from pulumi_tandem.resolve import resolve
+from pulumi_tandem.simulate import TraceError
 
 HTTP_TIMEOUT_S = 3.0
 PIPE_COLUMNS = 160
@@ -204,6 +206,39 @@ def plan(file: Path, by: By, gpus: int | None, as_json: bool, **outputs: Any) ->
     for line in done.lines:
         click.echo(line, err=True)
     sys.exit(0 if done.is_met else 1)
+
+
+@main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--rate", "requests_per_s", type=click.FloatRange(min=0, min_open=True), help="Requests per second.")
+@click.option(
+    "--trace",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Requests as .jsonl or .csv: arrival_s, prompt_tokens, output_tokens.",
+)
+@click.option("--duration-s", type=click.FloatRange(min=1), help="Simulated seconds of load; 600, or the whole trace.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of what is left to chance.")
+@json_option
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw times and queues, as .png or .svg.")
+def simulate(file: Path, as_json: bool, plot: Path | None, **options: Any) -> None:
+    """Simulate every service that FILE declares, request by request: latencies, queues, goodput.
+
+    The load is the service's workload, or a trace. Exits with 1 where fewer requests than the objectives ask for are
+    answered within them.
+    """
+    ask = simulating.Ask(**options)
+    try:
+        done = simulating.simulated(_declared_services(file), ask, console=Console(stderr=True))
+        lines = simulating.plotted(done, plot) if plot else ()
+    except (DeclarationError, TraceError, PictureError) as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(simulating.to_json(done))
+    else:
+        _console().print(*(simulating.simulation_view(one) for one in done), sep="\n")
+    for line in lines:
+        click.echo(line, err=True)
+    sys.exit(0 if all(map(simulating.is_met, done)) else 1)
 
 
 @main.command()
