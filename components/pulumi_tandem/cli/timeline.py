@@ -36,7 +36,7 @@ def draw_timeline(outcome: Outcome, objectives: Objectives | None, path: Path) -
     busy.set_ylim(0, 105)
     busy.set_xlabel("simulated time, s")
     for panel in (queue, busy):
-        panel.legend(fontsize=8, frameon=False, loc="upper left")
+        panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for panel in (ttft, tpot, queue, busy):
         panel.grid(alpha=0.25)
     save(figure, path)

@@ -222,10 +222,11 @@ class Engine:
         self.run = Run(now_s, pass_s, told_s, passes, chunks, len(self.decoding))
 
     def _admit(self) -> list[Request]:
-        """First come, first served, while there are places and memory for all that must be read."""
+        """First come, first served, while there are places, memory for a whole prompt, and tokens in the next pass."""
         fetching: list[Request] = []
         places = self.model.sequences - self.running
-        while self.waiting and places > 0:
+        budget = self.model.batch_tokens - len(self.decoding) - sum(request.unread for request in self.reading)
+        while self.waiting and places > 0 and budget > 0:
             request = self.waiting[0]
             if self.kv_used + request.context > self.model.kv_tokens:
                 break
@@ -238,6 +239,7 @@ class Engine:
             else:
                 # The last token is always read, as what follows it is not known.
                 request.unread = max(1, request.context - max(request.cached, self.cache.get(request.session, 0)))
+                budget -= request.unread
                 self.reading.append(request)
         return fetching
 
