@@ -37,7 +37,7 @@ def queued(*, workers: int, load: float, variation: float) -> Queued:
         prompt_tokens=Lengths(mean=10_000, variation=variation),
         output_tokens=Lengths(mean=1, variation=0),
         duration_s=REQUESTS * SERVICE_S / load / workers,
-        seed=2,
+        seed=3,
     )
     door = FrontDoor(requests_running_max=workers, requests_waiting_max=10**9)
     found = simulate(alone(traffic, decode=pool("serve", workers, model=one_at_a_time), door=door), window_s=60.0)
