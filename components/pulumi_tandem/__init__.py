@@ -8,7 +8,20 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from pulumi_tandem.declare import Architecture, Grace, Limits, Model, Pool, Service, Transfer, Vllm
+from pulumi_tandem.declare import (
+    Architecture,
+    Connector,
+    Grace,
+    Limits,
+    Model,
+    Pool,
+    Quantisation,
+    Service,
+    Speculation,
+    TensorRtLlm,
+    Transfer,
+    Vllm,
+)
 from pulumi_tandem.finding import DeclarationError, Finding
 
 if TYPE_CHECKING:
@@ -18,13 +31,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Architecture",
+    "Connector",
     "DeclarationError",
     "Finding",
     "Grace",
     "Limits",
     "Model",
     "Pool",
+    "Quantisation",
     "Service",
+    "Speculation",
+    "TensorRtLlm",
     "Transfer",
     "Vllm",
     "accept",

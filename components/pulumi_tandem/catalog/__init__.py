@@ -4,6 +4,6 @@ Rule of the room: data in TOML files, a source on every row; lookups only, no ar
 name raises `UnknownName`, which carries the nearest known one.
 """
 
-from pulumi_tandem.catalog.lookup import Engine, Gpu, ModelRow, UnknownName, engine, gpu, model, names
+from pulumi_tandem.catalog.lookup import Engine, Gpu, ModelRow, UnknownName, engine, gpu, model, names, version
 
-__all__ = ["Engine", "Gpu", "ModelRow", "UnknownName", "engine", "gpu", "model", "names"]
+__all__ = ["Engine", "Gpu", "ModelRow", "UnknownName", "engine", "gpu", "model", "names", "version"]

@@ -1,5 +1,6 @@
 """Rows of the catalog and how they are found."""
 
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -44,6 +45,8 @@ class Gpu:
     """Both directions summed, as vendors state it; 0: none."""
     pcie_gb_per_s: float = 0.0
     """Both directions summed."""
+    architecture: Literal["amd64", "arm64"] | None = None
+    """Of the machine, where the GPU comes with one kind only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,8 @@ class Engine:
     cpu_block_multiple: int
     """A KV block of the CPU build must hold a multiple of so many tokens."""
     source: str
+    deployable: bool = True
+    """False: its declarations are checked, by what is known of the release, and not deployed."""
 
 
 def gpu(name: str) -> Gpu:
@@ -96,11 +101,12 @@ def model(name: str) -> ModelRow:
 
 
 def engine(kind: str, version: str) -> Engine:
-    """The release of the engine `kind` (`vllm`). Raises UnknownName."""
+    """The release of the engine `kind` (`vllm`, `tensorrt-llm`). Raises UnknownName.
+
+    A release that is only checked has the facts of the newest row that is not newer than it.
+    """
     releases = _table("engines")[kind]
-    if version not in releases:
-        raise UnknownName("engines", version, tuple(releases))
-    row = dict(releases[version])
+    row = dict(releases[_row_of(version, releases)])
     return Engine(
         kind=kind,
         version=version,
@@ -108,6 +114,21 @@ def engine(kind: str, version: str) -> Engine:
         cpu_kv_dtypes=tuple(row.pop("cpu_kv_dtypes")),
         **row,
     )
+
+
+def version(text: str) -> tuple[int, ...]:
+    """A release as numbers to compare: (0, 33, 0) for `0.33.0`, (1, 0, 0) for `1.0.0rc4`; () for what is none."""
+    found = re.match(r"v?(\d+(?:\.\d+)*)", text)
+    return tuple(int(part) for part in found[1].split(".")) if found else ()
+
+
+def _row_of(release: str, releases: dict[str, Any]) -> str:
+    if release in releases:
+        return release
+    older = [row for row in releases if version(row) <= version(release)]
+    if not older or not releases[older[-1]].get("deployable") is False:
+        raise UnknownName("engines", release, tuple(releases))
+    return older[-1]
 
 
 def names(table: Table) -> tuple[str, ...]:

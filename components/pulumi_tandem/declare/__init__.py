@@ -6,10 +6,26 @@ what cannot be meant (an unknown field, a wrong type, a number out of range) and
 fit together is the business of `check`.
 """
 
-from pulumi_tandem.declare.engine import Vllm
-from pulumi_tandem.declare.model import Architecture, Model
+from pulumi_tandem.declare.connector import Connector
+from pulumi_tandem.declare.engine import Engine, Speculation, TensorRtLlm, Vllm
+from pulumi_tandem.declare.model import Architecture, Model, Quantisation
 from pulumi_tandem.declare.pool import Pool
 from pulumi_tandem.declare.service import Grace, Limits, Service, Transfer
 from pulumi_tandem.finding import DeclarationError
 
-__all__ = ["Architecture", "DeclarationError", "Grace", "Limits", "Model", "Pool", "Service", "Transfer", "Vllm"]
+__all__ = [
+    "Architecture",
+    "Connector",
+    "DeclarationError",
+    "Engine",
+    "Grace",
+    "Limits",
+    "Model",
+    "Pool",
+    "Quantisation",
+    "Service",
+    "Speculation",
+    "TensorRtLlm",
+    "Transfer",
+    "Vllm",
+]
