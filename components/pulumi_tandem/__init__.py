@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from pulumi_tandem.declare import (
     Architecture,
+    Auto,
     Connector,
     Grace,
+    Lengths,
     Limits,
     Model,
+    Objectives,
     Pool,
     Quantisation,
     Service,
@@ -21,22 +24,27 @@ from pulumi_tandem.declare import (
     TensorRtLlm,
     Transfer,
     Vllm,
+    Workload,
 )
 from pulumi_tandem.finding import DeclarationError, Finding
 
 if TYPE_CHECKING:
-    from pulumi_tandem import check, local, lower, resolve
+    from pulumi_tandem import check, local, lower, plan, resolve
     from pulumi_tandem.accept import accept
     from pulumi_tandem.check import explain
+    from pulumi_tandem.pins import plan_of
 
 __all__ = [
     "Architecture",
+    "Auto",
     "Connector",
     "DeclarationError",
     "Finding",
     "Grace",
+    "Lengths",
     "Limits",
     "Model",
+    "Objectives",
     "Pool",
     "Quantisation",
     "Service",
@@ -44,15 +52,18 @@ __all__ = [
     "TensorRtLlm",
     "Transfer",
     "Vllm",
+    "Workload",
     "accept",
     "check",
     "explain",
     "local",
     "lower",
+    "plan",
+    "plan_of",
     "resolve",
 ]
 
-_ROOMS = ("check", "local", "lower", "resolve")
+_ROOMS = ("check", "local", "lower", "plan", "resolve")
 """Named as modules (`tandem.lower.lower(...)`): a module and a function cannot share a name."""
 
 
@@ -63,6 +74,8 @@ def __getattr__(name: str) -> object:
         return import_module(f"{__name__}.accept").accept
     if name == "explain":
         return import_module(f"{__name__}.check").explain
+    if name == "plan_of":
+        return import_module(f"{__name__}.pins").plan_of
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

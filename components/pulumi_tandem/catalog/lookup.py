@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pulumi_tandem.declare.model import Architecture
 from pulumi_tandem.finding import nearest
 
-Table = Literal["gpus", "models", "engines"]
+Table = Literal["gpus", "instances", "models", "engines"]
 
 
 class UnknownName(LookupError):
@@ -50,6 +50,43 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """A type of EC2 instance."""
+
+    name: str
+    gpu: str
+    """Catalog name of its GPUs."""
+    gpus: int
+    vcpus: int
+    memory_gib: float
+    network_gbit_per_s: float
+    """Of the whole instance, all the time; some may burst to more."""
+    network_cards: int
+    card0: tuple[str, ...]
+    """Kinds of interface that network card 0 takes (`interface`, `efa`, `efa-only`); every other card takes all."""
+    nvme_gb: int
+    """Local disks in all."""
+    arch: Literal["amd64", "arm64"]
+    capacity: tuple[str, ...]
+    """How it can be had: `on-demand`, `spot`, `capacity-block`."""
+    source: str
+    efa_interfaces: int = 0
+    """Most EFA devices; 0: it has no EFA."""
+    efa_gbit_per_s: float = 0.0
+    """Of each EFA device when all are used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What an instance cost at a date, if nothing was negotiated; a declaration that knows better says so."""
+
+    usd_per_hour: float
+    region: str
+    date: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
     """A model's shape and weight."""
 
@@ -82,6 +119,23 @@ class Engine:
 def gpu(name: str) -> Gpu:
     """The GPU of that name. Raises UnknownName."""
     return Gpu(name=name, **_row("gpus", name))
+
+
+def instance(name: str) -> Instance:
+    """The EC2 instance type of that name (`p5.48xlarge`). Raises UnknownName."""
+    row = _row("instances", name)
+    return Instance(name=name, **{**row, "card0": tuple(row["card0"]), "capacity": tuple(row["capacity"])})
+
+
+def price(name: str) -> Price | None:
+    """On-demand price of an instance type in us-east-1; None where none is known.
+
+    Raises UnknownName.
+    """
+    _row("instances", name)
+    table = _table("prices")["on-demand"]
+    usd = table["usd_per_hour"].get(name)
+    return usd and Price(usd_per_hour=usd, region=table["region"], date=table["date"], source=table["source"])
 
 
 def model(name: str) -> ModelRow:
@@ -126,7 +180,7 @@ def _row_of(release: str, releases: dict[str, Any]) -> str:
     if release in releases:
         return release
     older = [row for row in releases if version(row) <= version(release)]
-    if not older or not releases[older[-1]].get("deployable") is False:
+    if not older or releases[older[-1]].get("deployable", True):
         raise UnknownName("engines", release, tuple(releases))
     return older[-1]
 
@@ -144,5 +198,5 @@ def _row(table: Table, name: str) -> dict[str, Any]:
 
 
 @cache
-def _table(table: Table) -> dict[str, Any]:
+def _table(table: Table | Literal["prices"]) -> dict[str, Any]:
     return tomllib.loads(files("pulumi_tandem.catalog").joinpath(f"{table}.toml").read_text("utf-8"))

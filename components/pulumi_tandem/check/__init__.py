@@ -12,6 +12,7 @@ from pulumi_tandem.check import (
     hardware,
     hybrid,
     pair,
+    planned,
     process,
     ranks,
     shape,
@@ -25,7 +26,7 @@ from pulumi_tandem.resolve import Resolved, resolve
 
 __all__ = ["MODULES", "RULES", "Rule", "accept", "check", "explain", "render_finding", "report"]
 
-MODULES = (declared, pair, shape, capacity, process, connector, hybrid, ranks, hardware, tensorrt, handover)
+MODULES = (declared, pair, shape, capacity, process, connector, hybrid, ranks, hardware, tensorrt, handover, planned)
 """Modules that register rules when they are imported."""
 
 RULES: dict[str, Rule] = dict(sorted(REGISTERED.items()))

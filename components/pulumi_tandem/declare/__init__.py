@@ -6,26 +6,37 @@ what cannot be meant (an unknown field, a wrong type, a number out of range) and
 fit together is the business of `check`.
 """
 
+from pulumi_tandem.declare.auto import Auto, Pin, Pins, PoolShape, planning_hash, with_pinned_pools
 from pulumi_tandem.declare.connector import Connector
 from pulumi_tandem.declare.engine import Engine, Speculation, TensorRtLlm, Vllm
 from pulumi_tandem.declare.model import Architecture, Model, Quantisation
 from pulumi_tandem.declare.pool import Pool
 from pulumi_tandem.declare.service import Grace, Limits, Service, Transfer
+from pulumi_tandem.declare.workload import Lengths, Objectives, Workload
 from pulumi_tandem.finding import DeclarationError
 
 __all__ = [
     "Architecture",
+    "Auto",
     "Connector",
     "DeclarationError",
     "Engine",
     "Grace",
+    "Lengths",
     "Limits",
     "Model",
+    "Objectives",
+    "Pin",
+    "Pins",
     "Pool",
+    "PoolShape",
     "Quantisation",
     "Service",
     "Speculation",
     "TensorRtLlm",
     "Transfer",
     "Vllm",
+    "Workload",
+    "planning_hash",
+    "with_pinned_pools",
 ]

@@ -24,6 +24,11 @@ class Quantisation(Noun):
     """Rows and columns of weights that share one scale: (128, 128) in DeepSeek's FP8. None: scales of other shapes."""
     activations: Literal["bfloat16", "fp8", "int8", "nvfp4", "mxfp8"] = "bfloat16"
     """Type that activations are turned into before they meet the weights."""
+    experts_only: bool = False
+    """Whether attention keeps the checkpoint's `dtype` and only feed-forward blocks (or experts) are stored in fewer
+    bits; embeddings and the output layer keep it either way."""
+    kv_scales: bool = False
+    """Whether the checkpoint brings scales for a KV cache in fp8; without them the engine takes 1.0."""
 
 
 class Architecture(Noun):
@@ -69,10 +74,6 @@ class Architecture(Noun):
     """Window of the layers that see only the nearest tokens; 0: every layer sees everything."""
     sliding_layers: int = Field(default=0, ge=0)
     """How many of `layers` have that window."""
-    state_layers: int = Field(default=0, ge=0)
-    """How many of `layers` keep a state of fixed size in place of KV (Mamba, gated delta net, KDA)."""
-    state_bytes: int = Field(default=0, ge=0)
-    """One request's state over all of them."""
     encoder_decoder: bool = False
     """Whether an encoder reads the prompt; such a model cannot be disaggregated."""
     quantisation: Quantisation | None = None

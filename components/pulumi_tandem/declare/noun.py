@@ -74,7 +74,8 @@ def _without_subject(path: str) -> str:
 
 def _is_machinery(part: int | str) -> bool:
     """Whether pydantic put this part in a path itself, to name the arm of a union."""
-    return isinstance(part, str) and ("[" in part or "(" in part)
+    nouns = {noun.__name__ for noun in Noun.__subclasses__()}
+    return isinstance(part, str) and ("[" in part or "(" in part or part in nouns)
 
 
 def _unknown_field(noun: type[BaseModel], location: str) -> Finding:
