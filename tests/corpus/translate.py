@@ -78,7 +78,7 @@ TRANSPORTS = (("cuda_ipc", "cuda_ipc"), ("rc", "rdma"), ("ib", "rdma"), ("sm", "
 """Words of UCX_TLS, in the order in which they decide, and the transport that stands for them."""
 
 
-class LeftOut(Exception):  # noqa: N818  (no error: a case that is about something else)
+class LeftOut(Exception):
     """A case whose mechanism is not ours, with the reason."""
 
 

@@ -8,6 +8,7 @@ from pulumi_tandem.declare.connector import Connector
 from pulumi_tandem.declare.engine import Engine
 from pulumi_tandem.declare.model import Dtype
 from pulumi_tandem.declare.noun import Noun
+from pulumi_tandem.declare.pod import Autoscaler, Pod
 
 
 class Pool(Noun):
@@ -74,3 +75,7 @@ class Pool(Noun):
     share its memory. Default: a GPU of its own."""
     mig: str | None = None
     """Profile of the slice that stands for each GPU: `3g.20gb`. Default: whole GPUs."""
+    pod: Pod = Pod()
+    """What its pods are given, where the service runs in Kubernetes."""
+    autoscalers: tuple[Autoscaler, ...] = ()
+    """What moves `workers`; more than one is a mistake. Default: nothing does."""
