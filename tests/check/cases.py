@@ -11,6 +11,8 @@ from tests.builders import laptop_pair, laptop_single, llama_pair
 
 LLAMA = "Llama-3.1-8B-Instruct"
 BIG = tandem.Model(name="Llama-3.3-70B-Instruct", path="/models/70b")
+EAGLE = tandem.Speculation(method="eagle3", model="draft", tokens=1)
+DEEPER = tandem.Speculation(method="eagle3", model="draft", tokens=4)
 MIXED = tandem.Vllm(attention_backend="FLASHINFER")
 
 
@@ -62,9 +64,9 @@ BROKEN = [
     ),
     Broken(
         "TND0016",
-        llama_pair(decode={"extra_args": ("--spec-method=mtp",)}),
-        ("llama.decode.extra_args",),
-        "--spec-method mtp",
+        llama_pair(decode={"engine": tandem.Vllm(speculation=EAGLE)}),
+        ("llama.decode.engine.speculation",),
+        "'eagle3 draft' on decode and 'none' on prefill",
     ),
     Broken(
         "TND0017",
@@ -260,8 +262,8 @@ FINE = [
     ("TND0014", llama_pair({"gpu": "H100"}, {"gpu": "B200"}, engine=MIXED)),
     ("TND0014", llama_pair({"gpu": "H100", "engine": MIXED}, {"gpu": "B200"})),
     ("TND0015", llama_pair(engine=tandem.Vllm(hybrid_kv_cache=False))),
-    ("TND0016", llama_pair({"extra_args": ("--spec-method=mtp",)}, {"extra_args": ("--spec-method", "mtp")})),
-    ("TND0016", laptop_single(serve=tandem.Pool(gpu="cpu", extra_args=("--spec-method=ngram",)))),
+    ("TND0016", llama_pair({"engine": tandem.Vllm(speculation=EAGLE)}, {"engine": tandem.Vllm(speculation=DEEPER)})),
+    ("TND0016", llama_pair(decode={"engine": tandem.Vllm(speculation=tandem.Speculation(method="ngram", tokens=3))})),
     (
         "TND0017",
         laptop_pair(prefill=tandem.Pool(gpu="cpu", kv_dtype="fp8"), decode=tandem.Pool(gpu="cpu", kv_dtype="fp8")),
