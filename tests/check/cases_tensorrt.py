@@ -11,7 +11,8 @@ EAGLE = tandem.Speculation(method="Eagle3", tokens=3)
 
 def trt(**fields: Any) -> dict[str, Any]:
     """A pool's engine as a context server needs it, but for what is given."""
-    return {"engine": tandem.TensorRtLlm(**({"overlap_scheduler": False} | fields))}
+    engine: dict[str, Any] = {"overlap_scheduler": False, **fields}
+    return {"engine": tandem.TensorRtLlm(**engine)}
 
 
 def servers(prefill: dict[str, Any], decode: dict[str, Any], **changes: Any) -> tandem.Service:

@@ -132,8 +132,8 @@ def _service(case: Case, roles: dict[str, Case]) -> tandem.Service:
         **({"transfer": tandem.Transfer(**transfer)} if transfer else {}),
         **around,
     }
-    pools = {role: _pool(case, role, roles) for role in roles}
-    return tandem.Service(**fields, **pools)
+    fields |= {role: _pool(case, role, roles) for role in roles}
+    return tandem.Service(**fields)
 
 
 def _fields(noun: Any) -> dict[str, Any]:
@@ -244,7 +244,8 @@ def _pool(case: Case, role: str, roles: dict[str, Case]) -> tandem.Pool:
     elif engine_of(case) == "tensorrt-llm":
         fields["engine"] = _tensorrt_llm(case, keys)
     fields["env"] = _env(case, keys)
-    return tandem.Pool(**fields, **translate_cluster.pod_parts(case, role))
+    fields |= translate_cluster.pod_parts(case, role)
+    return tandem.Pool(**fields)
 
 
 def engine_of(case: Case) -> str:

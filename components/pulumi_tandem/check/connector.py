@@ -81,8 +81,9 @@ def known_connector(resolved: Resolved) -> Iterator[Breach]:
     """Connector names are in the release's register, or have a module path."""
     for pool in resolved.pools:
         name = pool.connector.name
-        ours = name is None or name in CONNECTORS or "kv_connector_module_path" in pool.connector.fields
-        if ours or pool.vllm is None or pool.release_numbers < FIELDS_READ:
+        if name is None or name in CONNECTORS or "kv_connector_module_path" in pool.connector.fields:
+            continue
+        if pool.vllm is None or pool.release_numbers < FIELDS_READ:
             continue
         near = nearest(name, CONNECTORS)
         yield Breach(
