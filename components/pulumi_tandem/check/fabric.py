@@ -163,7 +163,10 @@ def efa_rules(resolved: Resolved) -> Iterator[Breach]:
     group = resolved.cluster.security_group if resolved.cluster else None
     if group is None or not any(over_efa(resolved, pool) for pool in resolved.pools):
         return
-    for name, holds, way in (("self_ingress", group.self_ingress, "in from"), ("self_egress", group.self_egress, "out to")):
+    for name, holds, way in (
+        ("self_ingress", group.self_ingress, "in from"),
+        ("self_egress", group.self_egress, "out to"),
+    ):
         if not holds:
             message = f"the security group does not let all traffic {way} itself; EFA would not connect"
             fix = "add a rule for all protocols that names the group itself; a rule for addresses does not count"
@@ -181,11 +184,17 @@ def efa_rules(resolved: Resolved) -> Iterator[Breach]:
 def eks_group_is_new(resolved: Resolved) -> Iterator[Breach]:
     """EFA relies on EKS' own group from 1.33 on only."""
     cluster = resolved.cluster
-    if cluster is None or cluster.version is None or not (cluster.security_group and cluster.security_group.eks_default):
+    if (
+        cluster is None
+        or cluster.version is None
+        or not (cluster.security_group and cluster.security_group.eks_default)
+    ):
         return
     old = int(cluster.version.partition(".")[2]) < _EKS_SELF_EGRESS_SINCE
     if old and any(over_efa(resolved, pool) for pool in resolved.pools):
-        message = f"EKS' own security group of a {cluster.version} cluster may not let traffic out to itself, as EFA needs"
+        message = (
+            f"EKS' own security group of a {cluster.version} cluster may not let traffic out to itself, as EFA needs"
+        )
         fix = "add the rule, all protocols to the group itself"
         yield Breach(path="cluster.security_group.eks_default", message=message, fix=fix)
 
@@ -314,7 +323,9 @@ def memory_can_be_locked(resolved: Resolved) -> Iterator[Breach]:
     for pool in resolved.pools:
         limit = pool.pod.memlock_kib
         if limit is not None and limit < _LOCKED_KIB_MIN and _registers(resolved, pool):
-            message = f"{limit} KiB of memory may be locked, and the network's buffers and all KV must be; it would abort"
+            message = (
+                f"{limit} KiB of memory may be locked, and the network's buffers and all KV must be; it would abort"
+            )
             yield Breach(path=f"{pool.name}.pod.memlock_kib", message=message, fix="drop the limit")
 
 
@@ -337,9 +348,7 @@ def policy_opens_side_channel(resolved: Resolved) -> Iterator[Breach]:
         if closed and not resolved.paired_pods:
             message = f"only the ports {_list(policy.ingress_ports)} are let in, and {pool.name}'s side channel is {closed[0]}"
             fix = "drop add_rules=False, or let the workers reach each other on all ports"
-            yield Breach(
-                path="cluster.network_policy", message=f"{message}; every hand-off would time out", fix=fix
-            )
+            yield Breach(path="cluster.network_policy", message=f"{message}; every hand-off would time out", fix=fix)
             return
 
 
@@ -359,9 +368,7 @@ def nodes_reach_each_other(resolved: Resolved) -> Iterator[Breach]:
     if not needed <= set(group.tcp_ports):
         message = f"nodes reach each other on the ports {_list(group.tcp_ports)} only, and hand-offs use more"
         fix = "let all TCP through between the nodes of both pools"
-        yield Breach(
-            path="cluster.security_group.tcp_ports", message=f"{message}; they would time out", fix=fix
-        )
+        yield Breach(path="cluster.security_group.tcp_ports", message=f"{message}; they would time out", fix=fix)
 
 
 def _efa_pair(resolved: Resolved) -> list[ResolvedPool]:

@@ -69,7 +69,9 @@ def right_gpu(resolved: Resolved) -> Iterator[Breach]:
         for pool in pools:
             if nodes.gpu and nodes.gpu != pool.gpu.name:
                 message = f"the pool is planned for {pool.gpu.name}, and {where} has {nodes.gpu}"
-                yield Breach(path=f"{pool.name}.gpu", message=message, fix=f"use gpu={nodes.gpu!r}, or another node pool")
+                yield Breach(
+                    path=f"{pool.name}.gpu", message=message, fix=f"use gpu={nodes.gpu!r}, or another node pool"
+                )
             elif nodes.gpus_per_node is not None and gpus_per_pod(pool) > nodes.gpus_per_node:
                 message = (
                     f"a pod needs {gpus_per_pod(pool)} GPUs, and {where} has {nodes.gpus_per_node}; "
@@ -163,7 +165,9 @@ def no_public_ip(resolved: Resolved) -> Iterator[Breach]:
     for nodes in resolved.node_pools:
         count = _interfaces(resolved, nodes)
         if nodes.declared.public_ip and count > 1:
-            message = f"a public address is asked for on machines with {count} network interfaces; EC2 refuses the launch"
+            message = (
+                f"a public address is asked for on machines with {count} network interfaces; EC2 refuses the launch"
+            )
             path = f"{nodes_path(resolved, nodes)}.public_ip"
             yield Breach(path=path, message=message, fix="drop public_ip; use private subnets with NAT")
 

@@ -31,7 +31,27 @@ class Noun(BaseModel):
             return
         name = fields.get("name")
         subject = name if self.names_itself and isinstance(name, str) else type(self).__name__
-        raise DeclarationError(finding.below(subject) for detail in details for finding in _read(type(self), detail))
+        findings = [finding for detail in _one_per_place(details) for finding in _read(type(self), detail)]
+        raise DeclarationError(finding.below(subject) for finding in findings)
+
+
+def _one_per_place(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Where a field takes one of several nouns, pydantic tells of each; that is one mistake."""
+    kept: list[ErrorDetails] = []
+    nouns: dict[tuple[int | str, ...], list[str]] = {}
+    for detail in details:
+        name: str = detail.get("ctx", {}).get("class_name", "")
+        place = tuple(part for part in detail["loc"] if part != name)
+        if name and place in nouns:
+            nouns[place].append(name)
+            continue
+        if name:
+            nouns[place] = [name]
+        kept.append({**detail, "loc": place})
+    for detail in kept:
+        if detail["loc"] in nouns and "ctx" in detail:
+            detail["ctx"]["class_name"] = "(...) or tandem.".join(nouns[detail["loc"]])
+    return kept
 
 
 def _read(noun: type[BaseModel], detail: ErrorDetails) -> list[Finding]:
