@@ -22,6 +22,7 @@ from pulumi_tandem.declare import (
     FrontDoor,
     Grace,
     Limits,
+    Objectives,
     Pod,
     Pool,
     Ratio,
@@ -31,6 +32,8 @@ from pulumi_tandem.declare import (
     TokenSecret,
     Transfer,
     Vllm,
+    Workload,
+    with_pinned_pools,
 )
 from pulumi_tandem.declare.model import DTYPE_BYTES, GIB
 from pulumi_tandem.finding import DeclarationError, Finding
@@ -199,6 +202,9 @@ class Resolved:
     """None: not declared."""
     pools: tuple[ResolvedPool, ...]
     """`prefill` and `decode` in this order, or `serve` alone."""
+    workload: Workload | None
+    """None: not declared; so for the next."""
+    objectives: Objectives | None
     transfer: Transfer
     progress_delay_us: int | None
     """None: the transfer library's own."""
@@ -227,12 +233,13 @@ class Resolved:
 def resolve(service: Service) -> Resolved:
     """The service with every fact and default filled in.
 
-    Raises DeclarationError with every name that the catalog does not know.
+    Raises DeclarationError with every name that the catalog does not know, or every pool whose shape is not pinned.
     """
+    service = with_pinned_pools(service)
     unknown: list[Finding] = []
     weights = _weights(service, unknown)
     declared = {"prefill": service.prefill, "decode": service.decode, "serve": service.serve}
-    found = [_pool(service, name, pool, weights, unknown) for name, pool in declared.items() if pool]
+    found = [_pool(service, name, pool, weights, unknown) for name, pool in declared.items() if isinstance(pool, Pool)]
     pools = tuple(pool for pool in found if pool)
     if unknown:
         raise DeclarationError(dict.fromkeys(unknown))
@@ -252,6 +259,8 @@ def resolve(service: Service) -> Resolved:
         disaggregated=service.serve is None,
         prompt_tokens_max=service.prompt_tokens_max,
         pools=pools,
+        workload=service.workload,
+        objectives=service.objectives,
         transfer=service.transfer,
         progress_delay_us=delay_us,
         limits=service.limits,

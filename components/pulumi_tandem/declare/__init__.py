@@ -6,6 +6,7 @@ what cannot be meant (an unknown field, a wrong type, a number out of range) and
 fit together is the business of `check`.
 """
 
+from pulumi_tandem.declare.auto import Auto, Pin, Pins, PoolShape, planning_hash, with_pinned_pools
 from pulumi_tandem.declare.cluster import Cluster, DevicePlugin, GpuOperator, NetworkPolicy, SecurityGroup
 from pulumi_tandem.declare.connector import Connector
 from pulumi_tandem.declare.door import FrontDoor, Ratio, TokenSecret
@@ -15,10 +16,12 @@ from pulumi_tandem.declare.nodes import Capacity, NetworkInterface, NodePool, Pl
 from pulumi_tandem.declare.pod import Autoscaler, Pod, Probe, RollingUpdate
 from pulumi_tandem.declare.pool import Pool
 from pulumi_tandem.declare.service import Grace, Limits, Service, Transfer
+from pulumi_tandem.declare.workload import Lengths, Objectives, Workload
 from pulumi_tandem.finding import DeclarationError
 
 __all__ = [
     "Architecture",
+    "Auto",
     "Autoscaler",
     "Capacity",
     "Cluster",
@@ -29,14 +32,19 @@ __all__ = [
     "FrontDoor",
     "GpuOperator",
     "Grace",
+    "Lengths",
     "Limits",
     "Model",
     "NetworkInterface",
     "NetworkPolicy",
     "NodePool",
+    "Objectives",
+    "Pin",
+    "Pins",
     "PlacementGroup",
     "Pod",
     "Pool",
+    "PoolShape",
     "Probe",
     "Quantisation",
     "Ratio",
@@ -50,4 +58,7 @@ __all__ = [
     "Toleration",
     "Transfer",
     "Vllm",
+    "Workload",
+    "planning_hash",
+    "with_pinned_pools",
 ]

@@ -49,6 +49,8 @@ class TensorRtLlm(Noun):
     """Release on PyPI; both pools must run the same one."""
     attention_backend: str | None = None
     """`TRTLLM`, `FLASHINFER`, `VANILLA`. Default: `TRTLLM`."""
+    server_role: Literal["CONTEXT", "GENERATION"] | None = None
+    """Default: `CONTEXT` on prefill, `GENERATION` on decode."""
     transceiver: str | None = "DEFAULT"
     """`cache_transceiver_config.backend`: `DEFAULT` (NIXL), `NIXL`, `UCX`, `MOONCAKE` or `MPI`.
     None: no such section, and the server exchanges no KV."""
