@@ -4,7 +4,7 @@ Input: `Resolved`. Output: findings, in the order of the rules' codes. A rule is
 registered with a code; rules of a kind share a module.
 """
 
-from pulumi_tandem.check import capacity, declared, pair, process, shape
+from pulumi_tandem.check import capacity, declared, pair, planned, process, shape
 from pulumi_tandem.check.explain import explain
 from pulumi_tandem.check.registry import REGISTERED, Rule
 from pulumi_tandem.declare import Service
@@ -13,7 +13,7 @@ from pulumi_tandem.resolve import Resolved, resolve
 
 __all__ = ["MODULES", "RULES", "Rule", "accept", "check", "explain", "render_finding", "report"]
 
-MODULES = (declared, pair, shape, capacity, process)
+MODULES = (declared, pair, shape, capacity, process, planned)
 """Modules that register rules when they are imported."""
 
 RULES: dict[str, Rule] = dict(sorted(REGISTERED.items()))

@@ -27,6 +27,8 @@ class Model(Noun):
     """What the checkpoint's files weigh. Default: computed from the architecture, its quantisation and `dtype`."""
     architecture: Architecture | None = None
     """Default: the catalog's, by name."""
+    gated: bool = False
+    """Whether the hub hands it out only to accounts that its owner let in; a token is needed then."""
 
     @classmethod
     def from_config(

@@ -53,8 +53,8 @@ def _without_subject(path: str) -> str:
 
 
 def _is_machinery(part: int | str) -> bool:
-    """Whether pydantic put this part in a path itself, to name the arm of a union."""
-    return isinstance(part, str) and ("[" in part or "(" in part)
+    """Whether pydantic put this part in a path itself, to name the arm of a union; fields begin in lower case."""
+    return isinstance(part, str) and ("[" in part or "(" in part or part[:1].isupper())
 
 
 def _unknown_field(noun: type[BaseModel], location: str) -> Finding:

@@ -14,4 +14,4 @@ def decode_pass(setup: EngineSetup, *, sequences: float, context_tokens: float) 
 
 def decode_step_s(setup: EngineSetup, *, sequences: float, context_tokens: float) -> Interval:
     """Seconds of one step of an engine that only decodes: the time per output token of each of its sequences."""
-    return spread("decode", decode_pass(setup, sequences=sequences, context_tokens=context_tokens).total_s)
+    return spread(setup, "tpot", decode_pass(setup, sequences=sequences, context_tokens=context_tokens).total_s)

@@ -2,12 +2,22 @@
 
 from dataclasses import dataclass
 
-from pulumi_tandem.estimate.constants import generation, overhead
+from pulumi_tandem.estimate.constants import Constants, constants, matrix_bits
 from pulumi_tandem.estimate.engine import EngineSetup
-from pulumi_tandem.estimate.work import Batch, work
+from pulumi_tandem.estimate.work import Batch, Work, work
 
-EXCHANGES_PER_LAYER = 2
-"""All-reduces with tensor parallelism: after attention and after the feed-forward block."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peaks:
+    """What the vendor says a GPU can do."""
+
+    memory_bytes_per_s: float
+    matrix_flops_per_s: float
+    """In the type in which it multiplies this model's weights."""
+    attention_flops_per_s: float
+    """In 16 bits."""
+    link_bytes_per_s: float
+    """To the other GPUs, one way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +30,8 @@ class PassTime:
     """Multiplying with them."""
     attention_s: float
     """Reading cached keys and values, and attention's own products."""
+    activations_s: float
+    """Writing and reading what goes from kernel to kernel."""
     exchange_s: float
     """Exchanges between the GPUs."""
     overhead_s: float
@@ -27,38 +39,51 @@ class PassTime:
 
     @property
     def total_s(self) -> float:
-        """The whole pass: the weights are read while they are multiplied with, the rest comes on top."""
-        return max(self.weights_s, self.matrices_s) + self.attention_s + self.exchange_s + self.overhead_s
+        """The whole pass.
+
+        Weights are read while they are multiplied with; near the point where both take as long neither is hidden
+        wholly, so the two add up like the sides of a right angle. The rest comes on top.
+        """
+        busy = (self.weights_s**2 + self.matrices_s**2) ** 0.5
+        return busy + self.attention_s + self.activations_s + self.exchange_s + self.overhead_s
 
 
-def matrix_flops_per_s(setup: EngineSetup) -> float:
-    """Peak of the GPU in the type in which it multiplies this model's weights.
-
-    A type that the hardware lacks is unpacked and multiplied in 16 bits (Marlin kernels in vLLM); so is INT4, and
-    so is MXFP4 before Blackwell.
-    """
+def peaks(setup: EngineSetup) -> Peaks:
+    """The peaks that count for one engine."""
     gpu = setup.gpu
-    peaks = {"fp8": gpu.fp8_tflops, "int8": gpu.fp8_tflops, "nvfp4": gpu.fp4_tflops, "mxfp4": gpu.fp4_tflops}
-    return (peaks.get(setup.weight_dtype) or gpu.bf16_tflops) * 1e12
-
-
-def pass_time(setup: EngineSetup, batch: Batch) -> PassTime:
-    """What one pass takes by terms."""
-    gpu, reach, extra = setup.gpu, generation(setup.gpu), overhead(setup.engine)
-    todo = work(setup, batch)
-    bandwidth = gpu.memory_gb_per_s * 1e9 * reach.memory_share
-    exchanges = EXCHANGES_PER_LAYER * setup.shape.layers if setup.gpus > setup.pipeline_parallel else 0
-    return PassTime(
-        weights_s=todo.weight_bytes / bandwidth,
-        matrices_s=todo.flops / (matrix_flops_per_s(setup) * reach.matrix_share),
-        attention_s=todo.kv_bytes / bandwidth + todo.attention_flops / (gpu.bf16_tflops * 1e12 * reach.attention_share),
-        exchange_s=exchanges * (extra.exchange_us * 1e-6 + _exchange_s(setup, todo.exchange_bytes)),
-        overhead_s=(extra.pass_us + extra.layer_us * setup.shape.layers) * 1e-6,
+    matrices = {16: gpu.bf16_tflops, 8: gpu.fp8_tflops, 4: gpu.fp4_tflops}[matrix_bits(setup)]
+    return Peaks(
+        memory_bytes_per_s=gpu.memory_gb_per_s * 1e9,
+        matrix_flops_per_s=matrices * 1e12,
+        attention_flops_per_s=gpu.bf16_tflops * 1e12,
+        link_bytes_per_s=(gpu.nvlink_gb_per_s or gpu.pcie_gb_per_s) * 1e9 / 2.0,
     )
 
 
-def _exchange_s(setup: EngineSetup, carried_bytes: float) -> float:
-    """A ring all-reduce carries 2 * (n - 1) / n of its bytes out of every GPU, and as much in."""
-    ways = setup.tensor_parallel
-    one_way = (setup.gpu.nvlink_gb_per_s or setup.gpu.pcie_gb_per_s) * 1e9 / 2.0
-    return 2.0 * (ways - 1) / ways * carried_bytes / one_way
+def pass_time(setup: EngineSetup, batch: Batch) -> PassTime:
+    """What one pass takes, by terms."""
+    return time_of(work(setup, batch), peaks(setup), constants(setup))
+
+
+def time_of(todo: Work, peak: Peaks, known: Constants) -> PassTime:
+    """What that much work takes. Arithmetic without branches, so that the fit can give whole columns for numbers."""
+    bandwidth = peak.memory_bytes_per_s * known.memory_share
+    matrices = peak.matrix_flops_per_s * known.matrix_share
+    exchange_us = known.exchange_us + known.exchange_doubling_us * todo.exchange_doublings
+    overhead_us = (
+        known.pass_us
+        + known.layer_us * todo.layers
+        + known.expert_layer_us * todo.expert_layers
+        + known.latent_layer_us * todo.latent_layers
+        + known.sequence_us * todo.sequences
+    )
+    return PassTime(
+        weights_s=(todo.weight_bytes + todo.expert_bytes * known.expert_bytes) / bandwidth,
+        matrices_s=(todo.flops + todo.expert_flops / known.expert_matrix_share) / matrices,
+        attention_s=todo.kv_bytes / bandwidth
+        + todo.attention_flops / (peak.attention_flops_per_s * known.attention_share),
+        activations_s=todo.activation_bytes * known.activation_passes / peak.memory_bytes_per_s,
+        exchange_s=todo.exchanges * exchange_us * 1e-6
+        + todo.exchange_bytes / (peak.link_bytes_per_s * known.exchange_share),
+        overhead_s=overhead_us * 1e-6,
+    )

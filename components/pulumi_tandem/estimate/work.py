@@ -3,7 +3,8 @@
 A pass takes a batch of tokens through all layers: chunks of prompts, one token of every sequence that decodes, or both.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import log2
 
 from pulumi_tandem.declare.model import DTYPE_BYTES, Architecture
 from pulumi_tandem.estimate.engine import EngineSetup
@@ -16,6 +17,13 @@ EXPERTS_ONLY = frozenset({"nvfp4", "mxfp4", "int4"})
 """Checkpoints of a mixture of experts in these types keep attention in the model's own type: so do gpt-oss's and
 NVIDIA's NVFP4 ones of DeepSeek and Kimi (hf_quant_config.json, exclude_modules)."""
 
+EXCHANGES_PER_LAYER = 2
+"""All-reduces with tensor parallelism: after attention and after the feed-forward block. With experts spread over
+data parallel ranks they are the two all-to-alls around the experts."""
+LATENT_ROTARY_DIM = 64
+"""Numbers of a head that carry its position with latent attention: qk_rope_head_dim of DeepSeek V2 and V3, Kimi K2
+and GLM-5."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -25,6 +33,8 @@ class Batch:
     """New tokens of prompts."""
     prompt_context_tokens: float = 0.0
     """Mean number of tokens that each of them looks back at."""
+    prompt_ranks: int = 1
+    """Data parallel ranks that they are spread over; one prompt is read by one rank."""
     sequences: float = 0.0
     """Sequences that get one more token."""
     context_tokens: float = 0.0
@@ -38,20 +48,32 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Bytes and operations of a pass on one GPU."""
+    """Bytes, operations and events of a pass on one GPU."""
 
     weight_bytes: float
-    """Weights that the pass touches."""
+    """Weights read, without experts."""
     expert_bytes: float
-    """Those among them that belong to experts."""
+    """Weights of the experts that the batch touches."""
     flops: float
-    """Operations of all matrix products with weights; two per weight and token."""
+    """Operations of the products with weights, without experts; two per weight and token."""
+    expert_flops: float
     kv_bytes: float
-    """Cached keys and values that are read."""
+    """Cached keys, values and states read."""
     attention_flops: float
     """Operations of attention itself: scores and weighted values."""
+    activation_bytes: float
+    """One pass over the activations between layers; kernels make several."""
+    layers: float
+    expert_layers: float
+    latent_layers: float
+    sequences: float
+    """That decode on this GPU."""
+    exchanges: float
+    """All-reduces, or all-to-alls; 0 on one GPU."""
+    exchange_doublings: float
+    """Binary logarithm of the GPUs that take part."""
     exchange_bytes: float
-    """What one exchange between the GPUs carries per layer."""
+    """What all exchanges together carry out of the GPU."""
 
 
 def experts_touched(shape: Architecture, tokens: float) -> float:
@@ -69,7 +91,9 @@ def attention_parameters(shape: Architecture) -> float:
         return hidden * shape.head_dim * 2.0 * (heads + shape.kv_heads)
     value_dim = shape.value_head_dim or shape.head_dim
     query = shape.query_latent_dim * (hidden + heads * shape.head_dim) or hidden * heads * shape.head_dim
-    return query + shape.latent_dim * (hidden + heads * 2.0 * value_dim) + heads * value_dim * hidden
+    without_rotary = shape.head_dim - LATENT_ROTARY_DIM
+    up = (shape.latent_dim - LATENT_ROTARY_DIM) * heads * (without_rotary + value_dim)
+    return query + shape.latent_dim * hidden + up + heads * value_dim * hidden
 
 
 def weight_bytes_each(setup: EngineSetup, *, expert: bool) -> float:
@@ -82,34 +106,43 @@ def weight_bytes_each(setup: EngineSetup, *, expert: bool) -> float:
 def work(setup: EngineSetup, batch: Batch) -> Work:
     """What the pass costs the busiest GPU. Attention is spread over tensor parallel ranks, experts over all."""
     shape, ways = setup.shape, setup.tensor_parallel
-    moe_layers = shape.layers - shape.dense_layers if shape.experts > 1 else 0
-    dense_layers = shape.layers - moe_layers
-    everywhere = 3.0 * shape.hidden * shape.intermediate
-    dense_width = shape.dense_intermediate or shape.intermediate
-    dense = (
-        shape.layers * attention_parameters(shape)
-        + dense_layers * 3.0 * shape.hidden * dense_width
-        + moe_layers * shape.shared_experts * everywhere
-    )
-    own = Batch(
-        prompt_tokens=batch.prompt_tokens / setup.data_parallel,
-        prompt_context_tokens=batch.prompt_context_tokens,
-        sequences=batch.sequences / setup.data_parallel,
-        context_tokens=batch.context_tokens,
-    )
     spread = ways * setup.data_parallel
-    touched = experts_touched(shape, batch.tokens) if moe_layers else 0.0
-    expert_bytes = moe_layers * touched * everywhere * weight_bytes_each(setup, expert=True) / spread
+    own = replace(
+        batch,
+        prompt_tokens=batch.prompt_tokens / batch.prompt_ranks,
+        sequences=batch.sequences / setup.data_parallel,
+    )
+    expert_layers = shape.layers - shape.dense_layers if shape.experts > 1 else 0
+    expert = 3.0 * shape.hidden * shape.intermediate
+    everywhere = _parameters_everywhere(shape, expert_layers)
+    touched = experts_touched(shape, batch.tokens) * expert_layers * expert
     head_bytes = shape.vocabulary * shape.hidden * DTYPE_BYTES[setup.dtype]
-    active = moe_layers * shape.experts_per_token * everywhere
+    exchanges = EXCHANGES_PER_LAYER * shape.layers if spread > 1 else 0
+    hidden_bytes = own.tokens * shape.hidden * DTYPE_BYTES[setup.dtype]
     return Work(
-        weight_bytes=(dense * weight_bytes_each(setup, expert=False) + head_bytes) / ways + expert_bytes,
-        expert_bytes=expert_bytes,
-        flops=2.0 * (dense * own.tokens / ways + active * batch.tokens / spread),
+        weight_bytes=(everywhere * weight_bytes_each(setup, expert=False) + head_bytes) / ways,
+        expert_bytes=touched * weight_bytes_each(setup, expert=True) / spread,
+        flops=2.0 * everywhere * own.tokens / ways,
+        expert_flops=2.0 * expert_layers * expert * shape.experts_per_token * batch.tokens / spread,
         kv_bytes=_kv_bytes_read(setup, own),
         attention_flops=_attention_flops(setup, own) / ways,
-        exchange_bytes=own.tokens * shape.hidden * DTYPE_BYTES[setup.dtype],
+        activation_bytes=shape.layers * hidden_bytes,
+        layers=shape.layers,
+        expert_layers=expert_layers,
+        latent_layers=shape.layers if shape.latent_dim else 0,
+        sequences=own.sequences,
+        exchanges=exchanges,
+        exchange_doublings=log2(spread),
+        # A ring carries 2 * (n - 1) / n of the bytes out of every GPU, and as much in.
+        exchange_bytes=exchanges * hidden_bytes * 2.0 * (ways - 1) / ways,
     )
+
+
+def _parameters_everywhere(shape: Architecture, expert_layers: int) -> float:
+    """Weights that every token goes through, on all GPUs together, without embeddings."""
+    dense = (shape.layers - expert_layers) * (shape.dense_intermediate or shape.intermediate)
+    shared = expert_layers * shape.shared_experts * shape.intermediate
+    return shape.layers * attention_parameters(shape) + 3.0 * shape.hidden * (dense + shared)
 
 
 def _kv_bytes_read(setup: EngineSetup, own: Batch) -> float:
@@ -143,7 +176,8 @@ def _attention_flops(setup: EngineSetup, own: Batch) -> float:
     shape = setup.shape
     value_dim = shape.value_head_dim or shape.head_dim
     pair = 2.0 * shape.attention_heads * (shape.head_dim + value_dim)
-    # Decode with latent attention works in the latent space: 2 * (576 + 512) per head for DeepSeek V3.
-    latent_pair = 2.0 * shape.attention_heads * (2.0 * shape.latent_dim) if shape.latent_dim else pair
+    # Decode with latent attention works in the latent space: 2 * (576 + 512) per head and pair for DeepSeek V3.
+    latent = 2.0 * shape.latent_dim - LATENT_ROTARY_DIM
+    latent_pair = 2.0 * shape.attention_heads * latent if shape.latent_dim else pair
     prompt = own.prompt_tokens * _seen(shape, own.prompt_context_tokens) * pair
     return prompt + own.sequences * _seen(shape, own.context_tokens) * latent_pair
