@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import PydanticUndefined
 
 from pulumi_tandem import check, declare
-from pulumi_tandem.declare import connector, engine, model, pool, service
+from pulumi_tandem.declare import architecture, connector, engine, model, pool, service
 from pulumi_tandem.declare.noun import Noun
 from tandem_worker.agent.decide import Exit
 from tandem_worker.agent.endpoints import Reading
@@ -98,8 +98,8 @@ NOUNS: tuple[tuple[type[Noun], ModuleType], ...] = (
     (declare.Service, service),
     (declare.Pool, pool),
     (declare.Model, model),
-    (declare.Architecture, model),
-    (declare.Quantisation, model),
+    (declare.Architecture, architecture),
+    (declare.Quantisation, architecture),
     (declare.Vllm, engine),
     (declare.TensorRtLlm, engine),
     (declare.Speculation, engine),

@@ -91,6 +91,14 @@ def impure(source: Source) -> Iterator[str]:
                 yield f"{source.path}:{line}: the pure room {source.room!r} imports {module}"
 
 
+def opens_files(source: Source) -> Iterator[str]:
+    """Files that a pure room opens, but for the config.json that a program names."""
+    if source.room in PURE_ROOMS and source.path.parts[2:] != ("declare", "config_json", "files.py"):
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
+                yield f"{source.path}:{node.lineno}: the pure room {source.room!r} opens a file"
+
+
 def against_the_way(source: Source) -> Iterator[str]:
     """Imports from a later room into an earlier one, between targets, and from the worker into the library."""
     for line, module in imports(source):
