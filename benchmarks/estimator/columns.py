@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.estimator.rows import Row, Workers
+from benchmarks.estimator.rows import Row
 from pulumi_tandem.estimate.aggregated import ROUNDS, first_token_s, interference_s
 from pulumi_tandem.estimate.constants import Constants, Table, generation, matrix_bits, select
+from pulumi_tandem.estimate.disaggregated import Workers
 from pulumi_tandem.estimate.engine import EngineSetup
 from pulumi_tandem.estimate.forward import PassTime, Peaks, peaks, time_of
 from pulumi_tandem.estimate.prefill import chunks

@@ -5,6 +5,7 @@ Rule of the room: closed forms only; no lookups, no search.
 
 from pulumi_tandem.estimate.aggregated import Latency, aggregated
 from pulumi_tandem.estimate.decode import decode_step_s
+from pulumi_tandem.estimate.disaggregated import Workers, disaggregated
 from pulumi_tandem.estimate.engine import EngineKind, EngineSetup
 from pulumi_tandem.estimate.interval import Interval
 from pulumi_tandem.estimate.memory import KvCache, kv_bytes, kv_bytes_per_token, kv_dtype_bytes
@@ -20,8 +21,10 @@ __all__ = [
     "Interval",
     "KvCache",
     "Latency",
+    "Workers",
     "aggregated",
     "decode_step_s",
+    "disaggregated",
     "kv_bytes",
     "kv_bytes_per_token",
     "kv_dtype_bytes",
