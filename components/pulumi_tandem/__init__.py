@@ -8,7 +8,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from pulumi_tandem.declare import Architecture, Grace, Limits, Model, Pool, Service, Transfer, Vllm
+from pulumi_tandem.declare import Architecture, Grace, Limits, Model, Pool, Quantisation, Service, Transfer, Vllm
 from pulumi_tandem.finding import DeclarationError, Finding
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = [
     "Limits",
     "Model",
     "Pool",
+    "Quantisation",
     "Service",
     "Transfer",
     "Vllm",

@@ -59,7 +59,7 @@ def test_a_model_is_found_with_its_organisation_and_not_with_another():
 
 @pytest.mark.parametrize(
     ("asked", "near"),
-    [("h100", "H100"), ("A100", "A100-80GB"), ("H100-80GB", "H100"), ("L40", "L40S"), ("toaster", None)],
+    [("h100", "H100"), ("A100", "A100-40GB"), ("H100-80GB", "H100"), ("L40", "L40S"), ("toaster", None)],
 )
 def test_an_unknown_name_gives_the_nearest(asked: str, near: str | None):
     with pytest.raises(catalog.UnknownName) as caught:

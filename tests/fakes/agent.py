@@ -120,9 +120,12 @@ class FakeFleet:
             worker.agent.kill()
         await asyncio.sleep(0)
 
-    async def add(self, name: str, phase: Phase, generation: str, *, pair_key: str | None = None) -> FakeWorker:
-        """Starts one more worker and writes its record."""
-        engine = FakeEngine(name=name, served_names=self.served_names, **self.engine_options)
+    async def add(
+        self, name: str, phase: Phase, generation: str, *, pair_key: str | None = None, names: tuple[str, ...] = ()
+    ) -> FakeWorker:
+        """Starts one more worker and writes its record; it serves under the fleet's names unless it has its own."""
+        names = names or self.served_names
+        engine = FakeEngine(name=name, served_names=names, **self.engine_options)
         agent = FakeAgent(engine)
         await engine.start()
         await agent.start()
@@ -138,6 +141,7 @@ class FakeFleet:
             address=engine.host,
             http_port=engine.port,
             agent_port=agent.port,
+            served_names=names,
         )
         self.workers[name] = FakeWorker(engine, agent, record)
         self.write(record)

@@ -110,6 +110,11 @@ def counts(serving: Serving) -> dict[str, int]:
     return fleet(serving)["counts"]
 
 
+def saved(serving: Serving) -> int:
+    """Requests that went on elsewhere after a failure."""
+    return counts(serving)["retried"] + counts(serving)["resumed"]
+
+
 @pytest.mark.parametrize("side", ["prefill", "decode"])
 @pytest.mark.parametrize("kind", ["api-server", "engine-core", "engine-worker", "agent"])
 def test_a_death_loses_no_request(serving: Serving, kind: str, side: str) -> None:
@@ -168,23 +173,24 @@ def test_a_stopped_engine_loses_no_request(serving: Serving, side: str) -> None:
 @pytest.mark.parametrize("side", ["prefill", "decode"])
 def test_a_cut_connection_loses_no_request(serving: Serving, side: str) -> None:
     """The engine lives, the gateway's connections to it do not."""
-    before = counts(serving)
+    before, typed_errors = saved(serving), counts(serving)["typed_errors"]
     port = processes(serving)[side]["ports"]["http"]
 
     async def run() -> None:
         async with steady(serving.url, serving.expected, clients=2) as load:
             await load.answered(2)
-            await until(lambda: streams_at(serving, side))
-            cut = await asyncio.to_thread(cut_connections_to, port)
-            if "ESTAB" not in cut.stdout:
-                pytest.skip(f"this kernel, or this user, cannot cut connections from outside: {cut.stderr.strip()}")
+            # A prefill lasts a quarter of a second: a cut may come when it is over. Cut until one has met a request.
+            while saved(serving) == before:
+                await until(lambda: streams_at(serving, side))
+                cut = await asyncio.to_thread(cut_connections_to, port)
+                if "ESTAB" not in cut.stdout and cut.stderr:
+                    pytest.skip(f"this kernel, or this user, cannot cut connections from outside: {cut.stderr.strip()}")
+                await load.answered(1)
             await load.answered(6)
 
     asyncio.run(run())
 
-    after = counts(serving)
-    assert after["typed_errors"] == before["typed_errors"]
-    assert after["retried"] + after["resumed"] > before["retried"] + before["resumed"], "the cut met no request"
+    assert counts(serving)["typed_errors"] == typed_errors
 
 
 def test_a_killed_supervisor_is_not_noticed(serving: Serving) -> None:

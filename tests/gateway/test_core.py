@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,8 @@ from tandem_worker.gateway.pair import Ask, Pinned, Route, choose, redirect
 from tandem_worker.gateway.request import ClientRequest, read_request
 from tandem_worker.gateway.silence import Limits, Silence, judge
 from tandem_worker.gateway.stream import OpaqueRelay
+
+RECORDED = Path(__file__).parents[1] / "fakes" / "recorded"
 
 
 def worker(name: str, phase: Phase, *, generation: str = "g1", key: str = "k1", both: bool = True) -> WorkerRecord:
@@ -320,6 +323,18 @@ def test_errors_have_one_shape():
     assert json.loads(error_event(refusal).removeprefix(b"data: ")) == shape
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, "invalid_request_error"), (429, "rate_limit_error"), (502, "api_error")]
+)
+def test_errors_of_messages_are_anthropics(status: int, kind: str):
+    refusal = Refusal(status, "ours", "our_code", "why")
+    shape = {"type": "error", "error": {"type": kind, "message": "why"}}
+    assert json.loads(error_body(refusal, "messages")) == shape
+    head, _, data = error_event(refusal, "messages").partition(b"\n")
+    assert head == b"event: error"
+    assert json.loads(data.removeprefix(b"data: ")) == shape
+
+
 # streams that are only passed on
 
 
@@ -327,7 +342,7 @@ def test_errors_have_one_shape():
 def test_opaque_stream_is_passed_on_however_it_is_cut(size: int):
     chunk = b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":%b}]}\n\n'
     stream = chunk % b"null" + chunk % b"null" + chunk % b'"stop"' + b"data: [DONE]\n\n"
-    relay = OpaqueRelay(marked=True, hold_events=2)
+    relay = OpaqueRelay("chat")
     out = b"".join(relay.feed(stream[at : at + size]) for at in range(0, len(stream), size))
     assert out == stream
     assert relay.offer() is Offer.COMPLETE
@@ -336,7 +351,7 @@ def test_opaque_stream_is_passed_on_however_it_is_cut(size: int):
 @given(st.integers(1, 200))
 def test_opaque_stream_knows_what_is_missing(size: int):
     chunk = b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":%b}]}\n\n'
-    relay = OpaqueRelay(marked=True)
+    relay = OpaqueRelay("completions")
     for part in (chunk % b"null", chunk % b'"stop"'):
         assert relay.offer() is Offer.LOST
         for at in range(0, len(part), size):
@@ -345,8 +360,33 @@ def test_opaque_stream_knows_what_is_missing(size: int):
     assert relay.tail() == b"data: [DONE]\n\n"
 
 
+@pytest.mark.parametrize("endpoint", ["chat", "completions", "messages", "responses"])
+def test_an_answer_that_speaks_of_end_marks_has_not_ended(endpoint: str):
+    spoken = json.dumps("data: [DONE] event: message_stop\n event: response.completed\n event: error\n").encode()
+    relay = OpaqueRelay(endpoint)
+    for _ in range(9):
+        relay.feed(b'event: delta\ndata: {"text":%b}\n\n' % spoken)
+    assert relay.failure is None
+    assert relay.offer() is Offer.LOST
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "text"), [("messages", b"content_block_delta"), ("responses", b"output_text.delta")]
+)
+def test_other_streams_are_held_until_their_first_text(endpoint: str, text: bytes):
+    """Cut anywhere before it, a real engine's stream can be repeated: the client has nothing of it yet."""
+    recorded = RECORDED.joinpath(f"{endpoint}-stream.jsonl").read_text().splitlines()[2:]
+    events = [f"event: {json.loads(line)['type']}\ndata: {line}\n\n".encode() for line in recorded]
+    relay = OpaqueRelay(endpoint)
+    first = next(out for out in map(relay.feed, events) if out)
+    assert first.count(text) == 2  # the name of the event and its type
+    relay = OpaqueRelay(endpoint)
+    assert b"".join(map(relay.feed, events)) == b"".join(events)
+    assert relay.offer() is Offer.COMPLETE
+
+
 def test_engines_error_is_not_shown_while_the_client_has_nothing():
-    relay = OpaqueRelay(marked=True, hold_events=2)
+    relay = OpaqueRelay("chat")
     assert (
         relay.feed(b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\ndata: {"error": {"code": 500}}\n\n') == b""
     )

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import json
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import openai
 import pytest
 
 from tests.fakes.agent import FakeFleet
@@ -128,6 +130,32 @@ async def test_one_stream_keeps_its_id_and_head_when_resumed(tmp_path: Path):
         assert len(heads) == 1
         assert all("token_ids" not in str(event) or event["choices"][0]["token_ids"] is None for event in events[1:-2])
         assert events[0]["prompt_token_ids"] is None
+
+
+MESSAGE = {"model": "fake", "max_tokens": 20, "messages": [{"role": "user", "content": "tell me"}], "stream": True}
+RESPONSE = {"model": "fake", "max_output_tokens": 20, "input": "tell me", "stream": True}
+OTHER_STREAMS = {"/v1/messages": MESSAGE, "/v1/responses": RESPONSE}
+
+
+@pytest.mark.parametrize("path", OTHER_STREAMS)
+async def test_other_stream_that_breaks_ends_with_an_error_its_clients_know(tmp_path: Path, path: str):
+    async with FakeFleet(tmp_path) as fleet, door(tmp_path, fleet) as gate:
+        fleet.engine("decode-0").fail("mid_stream", phase="decode", after_tokens=9)
+        async with gate.session.post(gate.url + path, json=OTHER_STREAMS[path]) as answer:
+            *_, head, data = (await answer.text()).strip().split("\n")
+        assert head == "event: error"
+        assert json.loads(data.removeprefix("data: "))["type"] == "error"
+        counts = await gate.counts()
+        assert (counts["typed_errors"], counts["completed"]) == (1, 0)
+
+
+async def test_official_client_of_responses_raises_for_a_broken_stream(tmp_path: Path):
+    async with FakeFleet(tmp_path) as fleet, door(tmp_path, fleet) as gate:
+        fleet.engine("decode-0").fail("mid_stream", phase="decode", after_tokens=9)
+        async with openai.AsyncOpenAI(base_url=f"{gate.url}/v1", api_key="any", max_retries=0) as client:
+            stream = await client.responses.create(model="fake", input="tell me", max_output_tokens=20, stream=True)
+            with pytest.raises(openai.APIError, match="engine that wrote this answer is gone"):
+                [event async for event in stream]
 
 
 @pytest.mark.parametrize("kind", ["chat-stream", "completion-stream"])

@@ -183,6 +183,22 @@ async def test_generation_changes_at_once_and_running_streams_finish(tmp_path: P
         assert headers["x-tandem-generation"] == "g1"
 
 
+async def test_a_new_model_name_is_known_when_its_generation_serves(tmp_path: Path):
+    async with FakeFleet(tmp_path) as fleet, door(tmp_path, fleet, served_names=("renamed",)) as gate:
+        for phase in ("prefill", "decode"):
+            await fleet.add(f"{phase}-new", phase, "g2", names=("renamed",))
+        await gate.until_ready()
+        proof = {"x_tandem_proof": PROOF, "x_tandem_generation": "g2"}
+        for name, headers, status in (("fake", {}, 200), ("renamed", {}, 404), ("renamed", proof, 200)):
+            assert (await gate.post("/v1/completions", COMPLETION | {"model": name}, **headers))[0] == status
+        fleet.activate("g2")
+        await gate.until_view(lambda view: view["active_generation"] == "g2")
+        for name, status in (("renamed", 200), ("fake", 404)):
+            assert (await gate.post("/v1/completions", COMPLETION | {"model": name}))[0] == status
+        async with gate.session.get(f"{gate.url}/v1/models") as answer:
+            assert [model["id"] for model in (await answer.json())["data"]] == ["renamed"]
+
+
 async def test_half_written_files_keep_the_last_fleet(tmp_path: Path):
     async with FakeFleet(tmp_path) as fleet, door(tmp_path, fleet) as gate:
         fleet.write_raw("workers/decode-0.json", b'{"contract":1,"name":"dec')

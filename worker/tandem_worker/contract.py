@@ -86,7 +86,7 @@ class GatewaySpec(_Value):
     contract: int = CONTRACT_VERSION
     service: str
     served_names: tuple[str, ...]
-    """Model names that clients may ask for; all mean the same model. The first is the canonical one."""
+    """Model names that clients may ask for while no worker says its own; the first is the canonical one."""
     dialect: Dialect
     disaggregated: bool = True
     """False: one pool that serves both phases; no hand-off."""
@@ -127,6 +127,8 @@ class WorkerRecord(_Value):
     address: str
     http_port: int
     agent_port: int
+    served_names: tuple[str, ...] = ()
+    """Model names that its engine knows; empty: those of the gateway's spec."""
     draining: bool = False
 
 

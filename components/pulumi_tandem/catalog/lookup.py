@@ -1,5 +1,6 @@
 """Rows of the catalog and how they are found."""
 
+import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -9,7 +10,7 @@ from typing import Any, Literal
 from pulumi_tandem.declare.model import Architecture
 from pulumi_tandem.finding import nearest
 
-Table = Literal["gpus", "models", "engines"]
+Table = Literal["gpus", "instances", "models", "engines"]
 
 
 class UnknownName(LookupError):
@@ -44,6 +45,45 @@ class Gpu:
     """Both directions summed, as vendors state it; 0: none."""
     pcie_gb_per_s: float = 0.0
     """Both directions summed."""
+    architecture: Literal["amd64", "arm64"] | None = None
+    """Of the machine, where the GPU comes with one kind only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """A type of EC2 instance."""
+
+    name: str
+    gpu: str
+    """Catalog name of its GPUs."""
+    gpus: int
+    vcpus: int
+    memory_gib: float
+    network_gbit_per_s: float
+    """Of the whole instance, all the time; some may burst to more."""
+    network_cards: int
+    card0: tuple[str, ...]
+    """Kinds of interface that network card 0 takes (`interface`, `efa`, `efa-only`); every other card takes all."""
+    nvme_gb: int
+    """Local disks in all."""
+    arch: Literal["amd64", "arm64"]
+    capacity: tuple[str, ...]
+    """How it can be had: `on-demand`, `spot`, `capacity-block`."""
+    source: str
+    efa_interfaces: int = 0
+    """Most EFA devices; 0: it has no EFA."""
+    efa_gbit_per_s: float = 0.0
+    """Of each EFA device when all are used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What an instance cost at a date, if nothing was negotiated; a declaration that knows better says so."""
+
+    usd_per_hour: float
+    region: str
+    date: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +112,30 @@ class Engine:
     cpu_block_multiple: int
     """A KV block of the CPU build must hold a multiple of so many tokens."""
     source: str
+    deployable: bool = True
+    """False: its declarations are checked, by what is known of the release, and not deployed."""
 
 
 def gpu(name: str) -> Gpu:
     """The GPU of that name. Raises UnknownName."""
     return Gpu(name=name, **_row("gpus", name))
+
+
+def instance(name: str) -> Instance:
+    """The EC2 instance type of that name (`p5.48xlarge`). Raises UnknownName."""
+    row = _row("instances", name)
+    return Instance(name=name, **{**row, "card0": tuple(row["card0"]), "capacity": tuple(row["capacity"])})
+
+
+def price(name: str) -> Price | None:
+    """On-demand price of an instance type in us-east-1; None where none is known.
+
+    Raises UnknownName.
+    """
+    _row("instances", name)
+    table = _table("prices")["on-demand"]
+    usd = table["usd_per_hour"].get(name)
+    return usd and Price(usd_per_hour=usd, region=table["region"], date=table["date"], source=table["source"])
 
 
 def model(name: str) -> ModelRow:
@@ -96,11 +155,12 @@ def model(name: str) -> ModelRow:
 
 
 def engine(kind: str, version: str) -> Engine:
-    """The release of the engine `kind` (`vllm`). Raises UnknownName."""
+    """The release of the engine `kind` (`vllm`, `tensorrt-llm`). Raises UnknownName.
+
+    A release that is only checked has the facts of the newest row that is not newer than it.
+    """
     releases = _table("engines")[kind]
-    if version not in releases:
-        raise UnknownName("engines", version, tuple(releases))
-    row = dict(releases[version])
+    row = dict(releases[_row_of(version, releases)])
     return Engine(
         kind=kind,
         version=version,
@@ -108,6 +168,21 @@ def engine(kind: str, version: str) -> Engine:
         cpu_kv_dtypes=tuple(row.pop("cpu_kv_dtypes")),
         **row,
     )
+
+
+def version(text: str) -> tuple[int, ...]:
+    """A release as numbers to compare: (0, 33, 0) for `0.33.0`, (1, 0, 0) for `1.0.0rc4`; () for what is none."""
+    found = re.match(r"v?(\d+(?:\.\d+)*)", text)
+    return tuple(int(part) for part in found[1].split(".")) if found else ()
+
+
+def _row_of(release: str, releases: dict[str, Any]) -> str:
+    if release in releases:
+        return release
+    older = [row for row in releases if version(row) <= version(release)]
+    if not older or releases[older[-1]].get("deployable", True):
+        raise UnknownName("engines", release, tuple(releases))
+    return older[-1]
 
 
 def names(table: Table) -> tuple[str, ...]:
@@ -123,5 +198,5 @@ def _row(table: Table, name: str) -> dict[str, Any]:
 
 
 @cache
-def _table(table: Table) -> dict[str, Any]:
+def _table(table: Table | Literal["prices"]) -> dict[str, Any]:
     return tomllib.loads(files("pulumi_tandem.catalog").joinpath(f"{table}.toml").read_text("utf-8"))

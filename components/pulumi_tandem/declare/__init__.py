@@ -7,9 +7,20 @@ fit together is the business of `check`.
 """
 
 from pulumi_tandem.declare.engine import Vllm
-from pulumi_tandem.declare.model import Architecture, Model
+from pulumi_tandem.declare.model import Architecture, Model, Quantisation
 from pulumi_tandem.declare.pool import Pool
 from pulumi_tandem.declare.service import Grace, Limits, Service, Transfer
 from pulumi_tandem.finding import DeclarationError
 
-__all__ = ["Architecture", "DeclarationError", "Grace", "Limits", "Model", "Pool", "Service", "Transfer", "Vllm"]
+__all__ = [
+    "Architecture",
+    "DeclarationError",
+    "Grace",
+    "Limits",
+    "Model",
+    "Pool",
+    "Quantisation",
+    "Service",
+    "Transfer",
+    "Vllm",
+]

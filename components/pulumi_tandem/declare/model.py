@@ -16,6 +16,21 @@ GIB = 1024**3
 """Bytes in a GiB, the unit of all memory that is declared."""
 
 
+class Quantisation(Noun):
+    """How a checkpoint stores its large weights in fewer bits."""
+
+    weights: Literal["fp8", "nvfp4", "mxfp4", "int4", "int8"]
+    block: tuple[int, int] | None = None
+    """Rows and columns of weights that share one scale: (128, 128) in DeepSeek's FP8. None: scales of other shapes."""
+    activations: Literal["bfloat16", "fp8", "int8", "nvfp4", "mxfp8"] = "bfloat16"
+    """Type that activations are turned into before they meet the weights."""
+    experts_only: bool = False
+    """Whether attention keeps the checkpoint's `dtype` and only feed-forward blocks (or experts) are stored in fewer
+    bits; embeddings and the output layer keep it either way."""
+    kv_scales: bool = False
+    """Whether the checkpoint brings scales for a KV cache in fp8; without them the engine takes 1.0."""
+
+
 class Architecture(Noun):
     """The shape of a decoder-only transformer, as its config.json states it.
 
@@ -59,6 +74,10 @@ class Architecture(Noun):
     """Window of the layers that see only the nearest tokens; 0: every layer sees everything."""
     sliding_layers: int = Field(default=0, ge=0)
     """How many of `layers` have that window."""
+    encoder_decoder: bool = False
+    """Whether an encoder reads the prompt; such a model cannot be disaggregated."""
+    quantisation: Quantisation | None = None
+    """The checkpoint's. Default: none."""
     dtype: Dtype = "bfloat16"
     """Type of the checkpoint; the default of `Model.dtype`."""
 

@@ -186,6 +186,7 @@ class Keeper:
             address=entry.address,
             http_port=entry.ports["http"],
             agent_port=entry.ports["agent"],
+            served_names=spec.served_names,
         )
         write_atomically(self.record_path, record.model_dump_json())
 

@@ -171,15 +171,13 @@ class Serving:
         request = self._request
         options = value(request.fields, "stream_options")
         usage_asked = isinstance(options, dict) and bool(cast(dict[str, object], options).get("include_usage"))
-        chat = request.endpoint == "chat"
         if self._resumable:
-            return IdRelay(chat=chat, tokens_max=self._shared.resume_tokens_max, usage_asked=usage_asked)
+            return IdRelay(
+                chat=request.endpoint == "chat", tokens_max=self._shared.resume_tokens_max, usage_asked=usage_asked
+            )
         choices = value(request.fields, "n")
         return OpaqueRelay(
-            marked=request.endpoint in ("chat", "completions"),
-            choices=choices if isinstance(choices, int) else 1,
-            hold_events=2 if chat else 1,
-            usage_asked=usage_asked,
+            request.endpoint, choices=choices if isinstance(choices, int) else 1, usage_asked=usage_asked
         )
 
     def _step(self, event: handoff.Event) -> tuple[handoff.Action, ...]:
@@ -335,7 +333,7 @@ class Serving:
         if action.in_stream:
             self._shared.metrics.count("typed_errors")
             self.outcome = "typed_error"
-            await self._client.write(error_event(refusal))
+            await self._client.write(error_event(refusal, self._request.endpoint))
             return
         self.outcome = "rejected" if refusal.status == 429 else "failed"
         await self._client.refuse(refusal, self._headers())

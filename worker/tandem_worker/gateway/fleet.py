@@ -56,6 +56,8 @@ class Fleet:
         self.active: str | None = None
         self.workers: dict[str, Worker] = {}
         self.meters: dict[Phase, Meter] = {"prefill": Meter(), "decode": Meter()}
+        self.served_names: dict[str, tuple[str, ...]] = {}
+        """Model names that the workers of each generation know: a new name serves when its generation does."""
         self._turn = 0
 
     def __iter__(self) -> Iterator[Worker]:
@@ -85,6 +87,9 @@ class Fleet:
                 known.record = record
             else:
                 self.workers[name] = Worker(record)
+        if changed:
+            named = (worker.record for worker in self if worker.record.served_names)
+            self.served_names = {record.generation: record.served_names for record in named}
         return changed
 
     def probed(self, name: str, *, good: bool, draining: bool, asked_s: float, now_s: float) -> bool:

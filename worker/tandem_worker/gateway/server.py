@@ -84,15 +84,16 @@ class HttpClient:
 
     async def refuse(self, refusal: Refusal, headers: dict[str, str]) -> None:
         """Send an error answer."""
-        self.response = refused(refusal, {**self._id, **headers})
+        self.response = refused(refusal, self._request.path, {**self._id, **headers})
 
 
-def refused(refusal: Refusal, headers: dict[str, str] | None = None) -> web.Response:
-    """The HTTP answer of a refusal."""
+def refused(refusal: Refusal, path: str, headers: dict[str, str] | None = None) -> web.Response:
+    """The HTTP answer of a refusal, as clients of the path know errors."""
     all_headers = dict(headers or {})
     if refusal.retry_after_s is not None:
         all_headers["retry-after"] = str(refusal.retry_after_s)
-    return web.Response(status=refusal.status, body=error_body(refusal), content_type=JSON, headers=all_headers)
+    body = error_body(refusal, GENERATING.get(path, ""))
+    return web.Response(status=refusal.status, body=body, content_type=JSON, headers=all_headers)
 
 
 class Gateway:
@@ -128,7 +129,7 @@ class Gateway:
             response = self._no_route(request)
         elif request.path not in ("/live", "/health") and not self.keys.may_enter(request.headers):
             message = "this service needs an API key: send it as `authorization: Bearer KEY`"
-            response = refused(Refusal(401, "invalid_request_error", "invalid_api_key", message))
+            response = refused(Refusal(401, "invalid_request_error", "invalid_api_key", message), request.path)
         else:
             response = await handler(request, request_id)
         if not response.prepared:
@@ -174,19 +175,14 @@ class Gateway:
         ask = Ask(fleet.active, spec.disaggregated, survivors_serve_both=spec.survivors_serve_both)
         return fleet.active is not None and can_serve(fleet, ask)
 
+    def _served_names(self, generation: str | None) -> tuple[str, ...]:
+        return self.shared.fleet.served_names.get(generation or "", self.spec.served_names)
+
     async def _models(self, _request: web.BaseRequest, _request_id: str) -> Answer:
         limit = {"max_model_len": self.spec.context_tokens_max} if self.spec.context_tokens_max else {}
-        models = [
-            {
-                "id": name,
-                "object": "model",
-                "created": 0,
-                "owned_by": "tandem",
-                "root": self.spec.served_names[0],
-                **limit,
-            }
-            for name in self.spec.served_names
-        ]
+        names = self._served_names(self.shared.fleet.active)
+        card = {"object": "model", "created": 0, "owned_by": "tandem", "root": names[0], **limit}
+        models = [{"id": name, **card} for name in names]
         return _json({"object": "list", "data": models})
 
     async def _fleet(self, _request: web.BaseRequest, _request_id: str) -> Answer:
@@ -239,14 +235,15 @@ class Gateway:
         methods = sorted(method for method, path in self._routes if path == request.path)
         if methods:
             message = f"{request.path} takes {', '.join(methods)}"
-            answer = refused(Refusal(405, "invalid_request_error", "method_not_allowed", message))
+            answer = refused(Refusal(405, "invalid_request_error", "method_not_allowed", message), request.path)
             answer.headers["allow"] = ", ".join(methods)
             return answer
-        return refused(Refusal(404, "invalid_request_error", "not_found", f"there is no {request.path[:200]}"))
+        missing = Refusal(404, "invalid_request_error", "not_found", f"there is no {request.path[:200]}")
+        return refused(missing, request.path)
 
     async def _not_served(self, request: web.BaseRequest, _request_id: str) -> Answer:
         message = f"{request.path} is not served: this service generates text and has no model for it"
-        return refused(Refusal(501, "not_implemented_error", "not_implemented", message))
+        return refused(Refusal(501, "not_implemented_error", "not_implemented", message), request.path)
 
     # Requests for the engines.
 
@@ -259,7 +256,7 @@ class Gateway:
             refusal = read if isinstance(read, Refusal) else terms
             assert isinstance(refusal, Refusal)
             metrics.count("refused")
-            return refused(refusal)
+            return refused(refusal, request.path)
         client = HttpClient(request, request_id)
         sequence = self._next()
         try:
@@ -269,7 +266,7 @@ class Gateway:
             raise
         if turned_away is not None:
             metrics.count("rejected" if turned_away.status == 429 else "timeouts")
-            return refused(turned_away)
+            return refused(turned_away, request.path)
         entered_s = self.shared.now()
         serving = Serving(self.shared, client, read, terms, f"{request_id}-{self._nonce}{sequence:x}")
         self.running.add(serving)
@@ -297,7 +294,7 @@ class Gateway:
     async def _any_worker(self, request: web.BaseRequest, _request_id: str) -> Answer:
         read = await self._read(request)
         if isinstance(read, Refusal):
-            return refused(read)
+            return refused(read, request.path)
         fleet, upstream = self.shared.fleet, self.shared.upstream
         workers = sorted(fleet.ready(fleet.active), key=lambda worker: worker.prefills + worker.decodes)
         for worker in workers[: self.spec.attempts_max]:
@@ -317,7 +314,7 @@ class Gateway:
             if status < 500:
                 return web.Response(status=status, body=body, headers={"content-type": content_type})
         message = "no worker could answer; the request can be sent again"
-        return refused(Refusal(503, "service_unavailable", "no_worker", message, retry_after_s=2))
+        return refused(Refusal(503, "service_unavailable", "no_worker", message, retry_after_s=2), request.path)
 
     async def _read(self, request: web.BaseRequest) -> ClientRequest | Refusal:
         limit = self.spec.body_bytes_max
@@ -329,7 +326,7 @@ class Gateway:
             request.writer.output_size = 0
         if request.content.is_eof() or request.content.at_eof():
             whole = request.content.read_nowait()
-            return too_large if len(whole) > limit else read_request(request.path, whole, self.spec.served_names)
+            return too_large if len(whole) > limit else self._understand(request, whole)
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -341,7 +338,12 @@ class Gateway:
             return invalid(f"the request body could not be read: {error}")
         except TimeoutError:
             return invalid(f"the request body did not come within {BODY_TIMEOUT_S:g} s", status=408)
-        return read_request(request.path, bytes(body), self.spec.served_names)
+        return self._understand(request, bytes(body))
+
+    def _understand(self, request: web.BaseRequest, body: bytes) -> ClientRequest | Refusal:
+        # Who may choose a generation (see _terms) may ask for the names that only that one has.
+        generation = request.headers.get("x-tandem-generation") or self.shared.fleet.active
+        return read_request(request.path, body, self._served_names(generation))
 
     def _terms(self, request: web.BaseRequest, read: ClientRequest) -> Terms | Refusal:
         spec, headers = self.spec, request.headers
@@ -412,4 +414,4 @@ def _json(value: object) -> web.Response:
 
 
 def _unhealthy(why: str) -> web.Response:
-    return refused(Refusal(503, "service_unavailable", "not_ready", why, retry_after_s=1))
+    return refused(Refusal(503, "service_unavailable", "not_ready", why, retry_after_s=1), "/health")

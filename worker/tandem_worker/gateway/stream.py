@@ -3,6 +3,7 @@
 Pure: bytes of an engine in, bytes for the client out.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from tandem_worker.gateway.handoff import Loss, Offer
@@ -12,7 +13,37 @@ ERROR = b'data: {"error"'
 FINISHED = b'"finish_reason":"'
 """A choice has ended. In text the quotes would be escaped, so this is never a part of an answer."""
 
-SEAM_BYTES = 24
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """How the streams of one endpoint end, and how they begin.
+
+    Marks begin with the end of the event before: in an answer's text a line's end is escaped, so that none of them
+    can be a part of it.
+    """
+
+    done: tuple[bytes, ...]
+    """The event after which nothing is missing."""
+    error: bytes
+    """The event by which an engine gives up."""
+    hold_events: int
+    """The event with the first text; while the client has nothing, a failure can still be answered by a retry."""
+
+
+_OPENAI = Marks(done=(b"\n\n" + DONE,), error=b"\n\n" + ERROR, hold_events=1)
+MARKS = {
+    "completions": _OPENAI,
+    "chat": Marks(done=_OPENAI.done, error=_OPENAI.error, hold_events=2),
+    "messages": Marks(done=(b"\n\nevent: message_stop\n",), error=b"\n\nevent: error\n", hold_events=3),
+    "responses": Marks(
+        done=tuple(b"\n\nevent: response.%b\n" % end for end in (b"completed", b"incomplete", b"failed")),
+        error=b"\n\nevent: error\n",
+        hold_events=5,
+    ),
+}
+"""By endpoint. Source: vLLM 0.32.0, entrypoints/anthropic/serving.py and openai/responses/{serving,api_router}.py."""
+
+SEAM_BYTES = 32
 """More than any of the marks is long: what is looked at again when they may lie across two reads."""
 
 
@@ -40,18 +71,16 @@ class Relay(Protocol):
 class OpaqueRelay:
     """Passes a stream on as it is; such a stream cannot be resumed.
 
-    Nothing goes out before `hold_events` events have come: a chat's first one holds no text, and while
-    the client has nothing, a failure can still be answered by a retry.
+    Nothing goes out before the first event that can hold text.
     """
 
-    def __init__(self, *, marked: bool, choices: int = 1, hold_events: int = 1, usage_asked: bool = False) -> None:
-        self._marked = marked
-        """Whether the stream ends with `[DONE]`, as chats and completions do."""
+    def __init__(self, endpoint: str, *, choices: int = 1, usage_asked: bool = False) -> None:
+        self._marks = MARKS[endpoint]
         self._choices_left = choices
-        self._hold_events = hold_events
+        self._hold_events = self._marks.hold_events
         self._usage_asked = usage_asked
         self._held = b""
-        self._seam = b""
+        self._seam = b"\n\n"
         self._done = False
         self._begun = False
         self.tokens = 0
@@ -60,15 +89,14 @@ class OpaqueRelay:
     def feed(self, data: bytes) -> bytes:
         """The same bytes; looks for the end and for an error of the engine."""
         self.tokens += data.count(b"data: ")
-        if not self._marked:
-            return data
         seen = self._seam + data
-        error_at = seen.find(ERROR)
+        error_at = seen.find(self._marks.error)
         if error_at >= 0:
             self.failure = Loss.ERROR
             # Held or in one piece with the error: the client has nothing yet, and need not get this.
-            return data[: max(0, error_at - len(self._seam))] if self._begun else b""
-        self._done = self._done or DONE in seen
+            good = max(0, error_at + len(b"\n\n") - len(self._seam))
+            return data[:good] if self._begun else b""
+        self._done = self._done or any(mark in seen for mark in self._marks.done)
         # A mark wholly inside the seam was counted before.
         self._choices_left -= seen.count(FINISHED) - self._seam.count(FINISHED)
         self._seam = seen[-SEAM_BYTES:]
@@ -83,7 +111,7 @@ class OpaqueRelay:
 
     def offer(self) -> Offer:
         """Complete once the end mark has passed; only that missing once every choice has ended."""
-        if self._done or not self._marked:
+        if self._done:
             return Offer.COMPLETE
         return Offer.TAIL if self._choices_left <= 0 and not self._usage_asked else Offer.LOST
 
