@@ -2,7 +2,7 @@
 
 Standard input: one row of silicon_sample.csv as JSON per line. Standard output: per row its id, what was predicted
 and in what time, or why nothing was. The peer is asked as the row states; if that fails, with the quantisation left
-to its own judgement; if that fails too, with its interpolating database mode.
+to its own judgement; if that fails too, with the database mode HYBRID, which fills gaps in its measurements by rules.
 """
 
 import contextlib
@@ -63,7 +63,9 @@ def answer(row):
         except (Exception, SystemExit) as error:  # noqa: BLE001
             failure = f"{type(error).__name__}: {error}"[:200]
             continue
-        return {"ttft_ms": found.ttft, "tpot_ms": found.tpot, "took_s": time.perf_counter() - started_s}
+        took_s = time.perf_counter() - started_s
+        mode = attempt.get("database_mode", "SILICON")
+        return {"ttft_ms": found.ttft, "tpot_ms": found.tpot, "took_s": took_s, "database": mode}
     return {"failure": failure}
 
 
