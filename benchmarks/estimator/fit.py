@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,23 +80,34 @@ def with_values(table: dict[str, Any], paths: Sequence[tuple[str, ...]], values:
 
 
 def fit(rows: Rows, start: dict[str, Any]) -> dict[str, Any]:
-    """The table whose constants fit the rows best, in relative errors."""
-    paths = [path for path in leaves(start) if path[-1] != "provenance"]
+    """The table whose constants fit the rows best, in relative errors.
+
+    A group of n rows counts like the root of n: rows of one group err together, and one is not to decide for all.
+    """
+    paths = list(leaves(start))
     columns = Columns(rows)
     tpot_ms, ttft_ms = (np.array([getattr(row, name) for row in rows]) for name in ("tpot_ms", "ttft_ms"))
-    weights = np.array([TTFT_WEIGHTS[row.mode] * row.ttft_counts for row in rows])
+    members = Counter(_group(row) for row in rows)
+    rooted = np.array([members[_group(row)] ** -0.5 for row in rows])
+    weights = np.sqrt(rooted / rooted.mean())
+    first_weights = weights * [TTFT_WEIGHTS[row.mode] * row.ttft_counts for row in rows]
     first = np.log([_value(start, path) for path in paths])
     low, high = np.log([bounds(path[-1]) for path in paths]).T
 
     def errors(logs: Array) -> Array:
         predicted = columns.predict(with_values(start, paths, np.exp(logs)))
         tpot = np.log(predicted.tpot_ms / tpot_ms)
-        ttft = np.log(predicted.ttft_ms / ttft_ms) * weights
-        return np.concatenate([tpot, ttft, PRIOR_WEIGHT * (logs - first)])
+        ttft = np.log(predicted.ttft_ms / ttft_ms)
+        return np.concatenate([weights * bent(tpot), first_weights * bent(ttft), PRIOR_WEIGHT * (logs - first)])
 
     inside = np.clip(first, low + 1e-6, high - 1e-6)
-    found = least_squares(errors, inside, bounds=(low, high), loss="soft_l1", f_scale=TOLERANCE, max_nfev=60)
+    found = least_squares(errors, inside, bounds=(low, high), max_nfev=60)
     return with_values(start, paths, np.exp(found.x))
+
+
+def bent(errors: Array) -> Array:
+    """Errors whose square grows like a parabola up to TOLERANCE, and like a line beyond."""
+    return np.sign(errors) * TOLERANCE * np.sqrt(2.0 * (np.sqrt(1.0 + (errors / TOLERANCE) ** 2) - 1.0))
 
 
 def _value(table: dict[str, Any], path: tuple[str, ...]) -> float:
