@@ -34,7 +34,7 @@ class Judged:
 
 
 def judge(rows: Sequence[Row]) -> list[Judged]:
-    """Every row with both predictions."""
+    """Every row with both predictions; the peer's only where its own measurements carry it."""
     found = answers(rows)
     return [Judged(row, predict(row), *_peers(row, found[row.id])) for row in rows]
 
@@ -42,6 +42,8 @@ def judge(rows: Sequence[Row]) -> list[Judged]:
 def _peers(row: Row, answer: dict[str, Any]) -> tuple[dict[str, float] | None, str]:
     if "failure" in answer:
         return None, str(answer["failure"])
+    if answer["database"] != "SILICON":
+        return None, "no measurements of the setup"
     ttft_ms, tpot_ms = float(answer["ttft_ms"]), float(answer["tpot_ms"])
     cycle_ms = ttft_ms + tpot_ms * (row.output_tokens - 1)
     rate = 1000.0 * row.concurrency * row.output_tokens / cycle_ms
@@ -71,7 +73,7 @@ def covered(judged: Sequence[Judged], quantity: str) -> float:
 
 
 GROUPS: dict[str, Callable[[Judged], str]] = {
-    "all": lambda each: "all",
+    "all": lambda _: "all",
     "mode": lambda each: {"agg": "aggregated", "disagg": "disaggregated"}[each.row.mode],
     "engine": lambda each: each.row.engine,
     "GPU": lambda each: each.row.gpu,
@@ -111,18 +113,36 @@ def _median(values: Sequence[float]) -> float | None:
 def table(lines: Sequence[dict[str, Any]], title: str) -> Table:
     """Errors of both side by side."""
     result = Table(title=title)
-    for heading in ("", "rows"):
-        result.add_column(heading)
+    result.add_column("", no_wrap=True)
+    result.add_column("rows", no_wrap=True)
     for what in ("TPOT", "TTFT", "tokens/s"):
-        for heading in (f"{what}\nours", "peer", "ours,\nall rows", "in\ninterval"):
+        for heading in (f"{what}\nours", "peer", "ours,\nall rows"):
             result.add_column(heading, justify="right", no_wrap=True)
     kind = ""
     for line in lines:
         if kind and line["group"] != kind:
             result.add_section()
         kind = line["group"]
-        cells = [_percent(line[quantity][key]) for quantity in QUANTITIES for key in ("ours", "peer", "ours_all", "covered")]
+        cells = [
+            _percent(line[quantity][key]) for quantity in QUANTITIES for key in ("ours", "peer", "ours_all", "covered")
+        ]
         result.add_row(line["name"], f"{line['peer_rows']}/{line['rows']}", *cells)
+    return result
+
+
+def alone(lines: Sequence[dict[str, Any]], title: str) -> Table:
+    """Our errors, and how often the interval holds."""
+    result = Table("", "rows", title=title)
+    for what in ("TPOT", "TTFT", "tokens/s"):
+        result.add_column(what, justify="right", no_wrap=True)
+        result.add_column("in interval", justify="right", no_wrap=True)
+    kind = ""
+    for line in lines:
+        if kind and line["group"] != kind:
+            result.add_section()
+        kind = line["group"]
+        cells = [_percent(line[quantity][key]) for quantity in QUANTITIES for key in ("ours_all", "covered")]
+        result.add_row(line["name"], str(line["rows"]), *cells)
     return result
 
 
@@ -159,7 +179,7 @@ def main() -> None:
     if options.picture:
         from benchmarks.estimator.picture import draw_picture  # noqa: PLC0415  matplotlib takes a second to load
 
-        draw_picture(everyone, options.picture)
+        draw_picture([(each.row, each.ours) for each in everyone], options.picture)
     if options.json:
         found = {"summary": summary(judged), "all_held_out": summary(everyone)[0], "ours_us": ours_us}
         print(json.dumps({**found, "peer_s": statistics.median(peers_s), "left_out": left_out}, indent=2))
@@ -175,7 +195,7 @@ def main() -> None:
 def _print(console: Console, judged: Sequence[Judged], everyone: Sequence[Judged], left_out: Counter[str]) -> None:
     title = f"Mean absolute error on held-out rows: tandem and {PEER}; rows that the peer predicts / all"
     console.print(table(summary(judged), title))
-    console.print(table(summary(everyone), "The same of all held-out rows, ours alone"))
+    console.print(alone(summary(everyone), f"All {len(everyone)} held-out rows, ours alone"))
     failures = Counter(each.failure.partition(":")[0] for each in judged if not each.peers)
     console.print("rows that the peer does not predict: " + (_counted(failures) or "none"), soft_wrap=True)
     console.print("rows of the file that count for nobody: " + _counted(left_out), soft_wrap=True)

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 import warnings
+from typing import Any
 
 warnings.simplefilter("ignore")
 logging.disable(logging.CRITICAL)
@@ -30,9 +31,9 @@ MODELS = {
 SIZES = ("tp_size", "pp_size", "attention_dp_size", "moe_tp_size", "moe_ep_size", "batch_size", "num_workers")
 
 
-def question(row):
+def question(row: dict[str, str]) -> dict[str, Any]:
     """Arguments of its `estimate` for a row."""
-    asked = {
+    asked: dict[str, Any] = {
         "model_path": MODELS.get(row["model_path"], row["model_path"]),
         "system_name": row["system"],
         "mode": row["mode"],
@@ -51,7 +52,7 @@ def question(row):
     return asked
 
 
-def answer(row):
+def answer(row: dict[str, str]) -> dict[str, Any]:
     """Prediction of one row, or the reason of the last failure."""
     asked = question(row)
     bare = {key: value for key, value in asked.items() if not key.endswith("_quant_mode")}
@@ -69,7 +70,7 @@ def answer(row):
     return {"failure": failure}
 
 
-def main():
+def main() -> None:
     """One answer per line, as soon as there is one; the peer's own chatter goes nowhere."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123
         for line in sys.stdin:

@@ -18,7 +18,7 @@ from pulumi_tandem.estimate.work import Batch, Work, work
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def stack(kind: type[Any], values: Sequence[Any]) -> Any:
+def stack(kind: type[Any], values: Sequence[Any]) -> Any:  # noqa: ANN401 - any of three dataclasses
     """One value of a dataclass whose fields are columns."""
     return kind(**{each.name: np.array([getattr(v, each.name) for v in values]) for each in fields(kind)})
 
@@ -44,7 +44,7 @@ class Passes:
             setups=tuple(setup for _, setup, _ in flat),
         )
 
-    def seconds(self, known: Constants, rows: int) -> tuple[Array, Array]:
+    def seconds(self, known: Constants, rows: int) -> tuple[Any, Any]:
         """Whole seconds per row, and those without overhead."""
         own = stack_at(known, self.row)
         took: PassTime = time_of(self.work, self.peaks, own)
@@ -52,7 +52,7 @@ class Passes:
         return whole, whole - np.bincount(self.row, took.overhead_s, rows)
 
 
-def stack_at(columns: Any, at: Array) -> Any:
+def stack_at(columns: Any, at: Array) -> Any:  # noqa: ANN401 - likewise
     """The rows `at` of every column."""
     return type(columns)(**{each.name: getattr(columns, each.name)[at] for each in fields(columns)})
 

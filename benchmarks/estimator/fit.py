@@ -48,8 +48,8 @@ COUNTED: dict[str, tuple[int, Callable[[Row], bool]]] = {
     "prefill": (1, lambda row: row.ttft_counts and row.mode == "agg" and row.concurrency <= 8),
     "ttft": (1, lambda row: row.ttft_counts and row.mode == "agg"),
     "handed_over": (1, lambda row: row.ttft_counts and row.mode == "disagg"),
-    "tpot": (2, lambda row: True),
-    "throughput": (3, lambda row: True),
+    "tpot": (2, lambda _: True),
+    "throughput": (3, lambda _: True),
 }
 """Place in `ratios` of what each interval is around, and the rows that speak of it."""
 
@@ -163,10 +163,11 @@ def say(name: str, several: Sequence[Any]) -> None:
         return
     tpot = [abs(1 / each[2] - 1) for each in several]
     ttft = [abs(1 / each[1] - 1) for each in several if each[0].ttft_counts]
-    line = f"{name:<34} {len(several):5d} rows  TPOT MAPE {100 * np.mean(tpot):5.1f} % median {100 * np.median(tpot):5.1f} %"
-    if ttft:
-        line += f"  TTFT MAPE {100 * np.mean(ttft):5.1f} % median {100 * np.median(ttft):5.1f} %"
-    print(line, flush=True)
+    found = [f"{name:<34} {len(several):5d} rows"]
+    for what, own in (("TPOT", tpot), ("TTFT", ttft)):
+        if own:
+            found.append(f"{what} MAPE {100 * np.mean(own):5.1f} % median {100 * np.median(own):5.1f} %")
+    print("  ".join(found), flush=True)
 
 
 def written(table: dict[str, Any], header: str) -> str:
