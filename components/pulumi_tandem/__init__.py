@@ -8,35 +8,98 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from pulumi_tandem.declare import Architecture, Grace, Limits, Model, Pool, Quantisation, Service, Transfer, Vllm
+from pulumi_tandem.declare import (
+    Architecture,
+    Auto,
+    Autoscaler,
+    Capacity,
+    Cluster,
+    Connector,
+    DevicePlugin,
+    FrontDoor,
+    GpuOperator,
+    Grace,
+    Lengths,
+    Limits,
+    Model,
+    NetworkInterface,
+    NetworkPolicy,
+    NodePool,
+    Objectives,
+    PlacementGroup,
+    Pod,
+    Pool,
+    Probe,
+    Quantisation,
+    Ratio,
+    RollingUpdate,
+    SecurityGroup,
+    Service,
+    Speculation,
+    Taint,
+    TensorRtLlm,
+    TokenSecret,
+    Toleration,
+    Transfer,
+    Vllm,
+    Workload,
+)
 from pulumi_tandem.finding import DeclarationError, Finding
 
 if TYPE_CHECKING:
-    from pulumi_tandem import check, local, lower, resolve
+    from pulumi_tandem import check, local, lower, plan, resolve
     from pulumi_tandem.accept import accept
     from pulumi_tandem.check import explain
+    from pulumi_tandem.pins import plan_of
 
 __all__ = [
     "Architecture",
+    "Auto",
+    "Autoscaler",
+    "Capacity",
+    "Cluster",
+    "Connector",
     "DeclarationError",
+    "DevicePlugin",
     "Finding",
+    "FrontDoor",
+    "GpuOperator",
     "Grace",
+    "Lengths",
     "Limits",
     "Model",
+    "NetworkInterface",
+    "NetworkPolicy",
+    "NodePool",
+    "Objectives",
+    "PlacementGroup",
+    "Pod",
     "Pool",
+    "Probe",
     "Quantisation",
+    "Ratio",
+    "RollingUpdate",
+    "SecurityGroup",
     "Service",
+    "Speculation",
+    "Taint",
+    "TensorRtLlm",
+    "TokenSecret",
+    "Toleration",
     "Transfer",
     "Vllm",
+    "Workload",
     "accept",
     "check",
     "explain",
     "local",
     "lower",
+    "plan",
+    "plan_of",
     "resolve",
 ]
 
-_ROOMS = ("check", "local", "lower", "resolve")
+_ROOMS = ("check", "local", "lower", "plan", "resolve")
 """Named as modules (`tandem.lower.lower(...)`): a module and a function cannot share a name."""
 
 
@@ -47,6 +110,8 @@ def __getattr__(name: str) -> object:
         return import_module(f"{__name__}.accept").accept
     if name == "explain":
         return import_module(f"{__name__}.check").explain
+    if name == "plan_of":
+        return import_module(f"{__name__}.pins").plan_of
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,7 +1,7 @@
 """The gate before the first resource: a declaration with errors never gets as far as Pulumi."""
 
 import pulumi
-from pulumi_tandem import check
+from pulumi_tandem import check, plan
 from pulumi_tandem.declare import Service
 from pulumi_tandem.finding import DeclarationError
 from pulumi_tandem.resolve import Resolved
@@ -19,6 +19,7 @@ def accept(*services: Service) -> tuple[Resolved, ...]:
         resolved = check.accept(*services)
     except DeclarationError as error:
         raise pulumi.RunError(str(error)) from None
-    for finding in (finding for one in resolved for finding in check.check(one)):
+    warnings = [finding for one in resolved for finding in check.check(one)]
+    for finding in (*warnings, *(finding for service in services for finding in plan.judge(service))):
         pulumi.log.warn(check.render_finding(finding))
     return resolved

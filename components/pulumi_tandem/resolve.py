@@ -4,13 +4,37 @@ Input: `Service`. Output: `Resolved`, plain data; equal input gives equal output
 stage looks a fact up, and nothing is None that a later stage needs.
 """
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
+from pydantic import JsonValue
+
 from pulumi_tandem import catalog
-from pulumi_tandem.catalog import Engine, Gpu, UnknownName
-from pulumi_tandem.declare import Architecture, Grace, Limits, Pool, Service, Transfer, Vllm
+from pulumi_tandem.catalog import Gpu, Nodes, UnknownName
+from pulumi_tandem.declare import (
+    Architecture,
+    Autoscaler,
+    Cluster,
+    Connector,
+    Engine,
+    FrontDoor,
+    Grace,
+    Limits,
+    Objectives,
+    Pod,
+    Pool,
+    Ratio,
+    Service,
+    Speculation,
+    TensorRtLlm,
+    TokenSecret,
+    Transfer,
+    Vllm,
+    Workload,
+    with_pinned_pools,
+)
 from pulumi_tandem.declare.model import DTYPE_BYTES, GIB
 from pulumi_tandem.finding import DeclarationError, Finding
 
@@ -29,6 +53,44 @@ FLOAT32_GAP_NATS = 0.01
 token and the rest parted at near ties; in float32 all 20 were equal (vLLM 0.32.0 on a CPU)."""
 
 
+HYBRID_CONNECTORS = frozenset({
+    "NixlConnector", "NixlPullConnector", "NixlPushConnector", "MooncakeConnector", "MooncakeStoreConnector",
+    "MoRIIOConnector", "OffloadingConnector", "SimpleCPUOffloadConnector", "HiSparseConnector", "DecodeBenchConnector",
+})  # fmt: skip
+"""Connectors that move the blocks of several kinds of layers; with another one vLLM manages all layers alike.
+Source: classes with SupportsHMA in vLLM 0.33 distributed/kv_transfer/kv_connector/v1."""
+HYBRID_BY_DEFAULT = (0, 21)
+"""First vLLM that leaves layers managed apart where a connector can have it. Source: vllm#41847, merged in May 2026."""
+METHODS_WITHOUT_KV = frozenset({"ngram", "ngram_gpu", "suffix", "medusa", "mlp_speculator", "lookahead"})
+"""Methods that guess without layers of attention of their own. Source: vLLM 0.32 config/speculative.py."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedConnector:
+    """How a pool exchanges KV; `Connector` says what each field means."""
+
+    name: str | None
+    role: str
+    buffer_device: str
+    load_failure: str
+    extra: dict[str, JsonValue]
+    """As declared: what Tandem lays under it is the business of lowering."""
+    fields: dict[str, JsonValue]
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """NIXL's backends as declared by hand; empty: what the transport needs."""
+        given = self.extra.get("backends")
+        return tuple(str(each) for each in given) if isinstance(given, list) else ()
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """Names of the connectors that a MultiConnector is made of."""
+        given = self.extra.get("connectors")
+        found = given if isinstance(given, list) else []
+        return tuple(str(each.get("kv_connector") if isinstance(each, dict) else each) for each in found)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedPool:
     """A pool with nothing left open; `Pool` says what each field means."""
@@ -42,14 +104,21 @@ class ResolvedPool:
     """0 on a CPU."""
     workers: int
     tensor_parallel: int
-    engine: Vllm
-    release: Engine
+    pipeline_parallel: int
+    data_parallel: int
+    expert_parallel: bool
+    nodes_per_worker: int
+    engine: Engine
+    release: catalog.Engine
+    connector: ResolvedConnector
     model_ref: str
     """What the engine is given as its model: the path, else the name."""
     model_path: str | None
+    model_revision: str | None
     dtype: str
     kv_dtype: str
     attention_backend: str
+    hybrid_kv_cache: bool
     context_tokens: int
     sequences: int
     batch_tokens: int
@@ -61,16 +130,62 @@ class ResolvedPool:
     """0: not stated."""
     cpu_cores: str
     eager: bool
+    pod: Pod
+    autoscalers: tuple[Autoscaler, ...]
+    nodes: Nodes | None
+    """Machines that its pods go to; None: not known."""
     env: tuple[tuple[str, str], ...]
     """Sorted by name."""
     extra_args: tuple[str, ...]
-    speculation: str
-    """Speculative decoding as the extra flags ask for it; empty: none."""
+    image: str | None
+    image_arch: str | None
+    device: str | None
+    mig: str | None
 
     @property
     def on_cpu(self) -> bool:
         """Whether the worker computes on the machine's cores."""
         return self.gpu.name == "cpu"
+
+    @property
+    def ranks(self) -> int:
+        """GPUs that the parallelism takes."""
+        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """Speculative decoding, if any."""
+        return self.engine.speculation
+
+    @property
+    def draft_kv(self) -> str:
+        """Method and model of a speculation that has KV of its own, which both pools must share; empty: none."""
+        return _draft_kv(self.engine.speculation)
+
+    @property
+    def vllm(self) -> Vllm | None:
+        """The engine, where it is vLLM."""
+        return self.engine if isinstance(self.engine, Vllm) else None
+
+    @property
+    def tensorrt_llm(self) -> TensorRtLlm | None:
+        """The engine, where it is TensorRT-LLM."""
+        return self.engine if isinstance(self.engine, TensorRtLlm) else None
+
+    @property
+    def engine_name(self) -> str:
+        """As people write it."""
+        return "vLLM" if isinstance(self.engine, Vllm) else "TensorRT-LLM"
+
+    def moves_kv_by(self, family: str) -> bool:
+        """Whether the connector, or a part of it, has a name that begins so: `Nixl`."""
+        names = self.connector.children or (self.connector.name or "",)
+        return any(name.startswith(family) for name in names)
+
+    @property
+    def release_numbers(self) -> tuple[int, ...]:
+        """The engine's version, to compare with."""
+        return catalog.version(self.engine.version)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +195,16 @@ class Resolved:
     name: str
     served_names: tuple[str, ...]
     model_name: str
-    model_revision: str | None
     architecture: Architecture
     weights_bytes: int
     disaggregated: bool
+    prompt_tokens_max: int | None
+    """None: not declared."""
     pools: tuple[ResolvedPool, ...]
     """`prefill` and `decode` in this order, or `serve` alone."""
+    workload: Workload | None
+    """None: not declared; so for the next."""
+    objectives: Objectives | None
     transfer: Transfer
     progress_delay_us: int | None
     """None: the transfer library's own."""
@@ -96,6 +215,15 @@ class Resolved:
     in_place: bool
     keep_failed: bool
     divergence_gap_nats_max: float
+    cluster: Cluster | None
+    """None: not known; nothing is judged by it."""
+    node_pools: tuple[Nodes, ...]
+    paired_pods: bool
+    front_door: FrontDoor | None
+    prefill_per_decode: Ratio | None
+    token_secret: TokenSecret | None
+    gated: bool
+    """Whether the model hub wants a token for the model."""
 
     def pool(self, name: str) -> ResolvedPool:
         """The pool of that name, which must be there."""
@@ -105,12 +233,13 @@ class Resolved:
 def resolve(service: Service) -> Resolved:
     """The service with every fact and default filled in.
 
-    Raises DeclarationError with every name that the catalog does not know.
+    Raises DeclarationError with every name that the catalog does not know, or every pool whose shape is not pinned.
     """
+    service = with_pinned_pools(service)
     unknown: list[Finding] = []
     weights = _weights(service, unknown)
     declared = {"prefill": service.prefill, "decode": service.decode, "serve": service.serve}
-    found = [_pool(service, name, pool, weights, unknown) for name, pool in declared.items() if pool]
+    found = [_pool(service, name, pool, weights, unknown) for name, pool in declared.items() if isinstance(pool, Pool)]
     pools = tuple(pool for pool in found if pool)
     if unknown:
         raise DeclarationError(dict.fromkeys(unknown))
@@ -125,11 +254,13 @@ def resolve(service: Service) -> Resolved:
         name=service.name,
         served_names=tuple(dict.fromkeys(served)),
         model_name=service.model.name,
-        model_revision=service.model.revision,
         architecture=weights.shape,
         weights_bytes=weights.bytes_in_all,
         disaggregated=service.serve is None,
+        prompt_tokens_max=service.prompt_tokens_max,
         pools=pools,
+        workload=service.workload,
+        objectives=service.objectives,
         transfer=service.transfer,
         progress_delay_us=delay_us,
         limits=service.limits,
@@ -138,8 +269,27 @@ def resolve(service: Service) -> Resolved:
         resume=service.resume,
         in_place=service.rollout == "in_place",
         keep_failed=service.keep_failed,
+        cluster=service.cluster,
+        node_pools=_node_pools(service),
+        paired_pods=service.pods == "paired",
+        front_door=service.front_door,
+        prefill_per_decode=service.prefill_per_decode,
+        token_secret=service.token_secret,
+        gated=service.model.gated,
         divergence_gap_nats_max=gap if gap is not None else FLOAT32_GAP_NATS if exact else BF16_GAP_NATS,
     )
+
+
+def _node_pools(service: Service) -> tuple[Nodes, ...]:
+    return tuple(catalog.nodes(pool) for pool in (service.cluster.node_pools if service.cluster else ()))
+
+
+def _nodes_of(service: Service, pool: Pool) -> Nodes | None:
+    """The node pool that is named, or the only one."""
+    found = _node_pools(service)
+    if pool.pod.node_pool is None:
+        return found[0] if len(found) == 1 else None
+    return next((nodes for nodes in found if nodes.name == pool.pod.node_pool), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,68 +329,124 @@ def _pool(
     engine = pool.engine or service.engine
     path = f"{service.name}.{name}"
     engine_path = f"{path}.engine.version" if pool.engine else f"{service.name}.engine.version"
+    kind = "vllm" if isinstance(engine, Vllm) else "tensorrt-llm"
     gpu = _find(lambda: catalog.gpu(pool.gpu), f"{path}.gpu", "", unknown)
-    release = _find(lambda: catalog.engine("vllm", engine.version), engine_path, "", unknown)
+    release = _find(lambda: catalog.engine(kind, engine.version), engine_path, "", unknown)
     if gpu is None or release is None or weights is None:
         return None
     on_cpu = gpu.name == "cpu"
     phase: Phase = "prefill" if name == "prefill" else "decode"
     both = name == "serve" or service.survivors_serve_both
-    tensor_parallel = pool.tensor_parallel or pool.gpus_per_worker or 1
+    shared = pool.pipeline_parallel * pool.data_parallel
+    tensor_parallel = pool.tensor_parallel or max(1, (pool.gpus_per_worker or 1) // shared)
     sequences = pool.sequences or (8 if on_cpu else 256)
     kv_cache_gib = pool.kv_cache_gib or (1.0 if on_cpu else None)
     path_of_model = pool.model_path or service.model.path
     cpu_gib = weights.bytes_in_all / GIB + (kv_cache_gib or 0.0) * tensor_parallel + CPU_ENGINE_GIB
+    connector = _connector(pool.connector or service.transfer.connector or Connector(), phase, engine, on_cpu)
+    latent = weights.shape.latent_dim > 0
     return ResolvedPool(
         name=name,
         phase=phase,
         phases=("prefill", "decode") if both else (phase,),
-        gpu=gpu,
-        gpus_per_worker=0 if on_cpu else pool.gpus_per_worker or tensor_parallel,
+        gpu=gpu if pool.mig is None else _slice(gpu, pool.mig),
+        gpus_per_worker=0 if on_cpu else pool.gpus_per_worker or tensor_parallel * shared,
         workers=pool.workers,
         tensor_parallel=tensor_parallel,
+        pipeline_parallel=pool.pipeline_parallel,
+        data_parallel=pool.data_parallel,
+        expert_parallel=pool.expert_parallel,
+        nodes_per_worker=pool.nodes_per_worker,
         engine=engine,
         release=release,
+        connector=connector,
         model_ref=path_of_model or service.model.name,
         model_path=path_of_model,
+        model_revision=pool.model_revision or service.model.revision,
         dtype=pool.dtype or service.model.dtype or weights.shape.dtype,
         kv_dtype=pool.kv_dtype,
-        attention_backend=engine.attention_backend or attention_backend(gpu, pool.kv_dtype),
+        attention_backend=engine.attention_backend or _default_backend(engine, gpu, pool.kv_dtype, latent=latent),
+        hybrid_kv_cache=_hybrid_kv_cache(engine, connector, disaggregated=service.serve is None),
         context_tokens=pool.context_tokens or service.context_tokens or weights.shape.positions_max,
         sequences=sequences,
         batch_tokens=pool.batch_tokens or max(2_048 if on_cpu else 8_192, sequences),
-        block_tokens=pool.block_tokens or (128 if on_cpu else 64),
+        block_tokens=pool.block_tokens or _block_tokens(engine, on_cpu=on_cpu),
         memory_fraction=pool.memory_fraction,
         kv_cache_gib=kv_cache_gib,
         host_memory_gib=pool.host_memory_gib or (round(cpu_gib, 2) if on_cpu else 0.0),
         cpu_cores=pool.cpu_cores or UNBOUND,
         eager=pool.eager if pool.eager is not None else on_cpu,
+        pod=pool.pod,
+        autoscalers=pool.autoscalers,
+        nodes=_nodes_of(service, pool),
         env=tuple(sorted(pool.env.items())),
         extra_args=pool.extra_args,
-        speculation=speculation(pool.extra_args),
+        image=pool.image,
+        image_arch=pool.image_arch,
+        device=pool.device,
+        mig=pool.mig,
     )
 
 
-def attention_backend(gpu: Gpu, kv_dtype: str) -> str:
-    """What vLLM 0.32 and 0.33 choose by themselves for a model without latent attention.
+def _block_tokens(engine: Engine, *, on_cpu: bool) -> int:
+    """TensorRT-LLM's own default is 32 (kv_cache_config.tokens_per_block); ours for vLLM costs hand-offs less."""
+    if isinstance(engine, TensorRtLlm):
+        return 32
+    return 128 if on_cpu else 64
+
+
+def _connector(declared: Connector, phase: Phase, engine: Engine, on_cpu: bool) -> ResolvedConnector:
+    load_failure = engine.kv_load_failure if isinstance(engine, Vllm) else "fail"
+    return ResolvedConnector(
+        name=declared.name,
+        role=declared.role or ("kv_producer" if phase == "prefill" else "kv_consumer"),
+        buffer_device=declared.buffer_device or ("cpu" if on_cpu else "cuda"),
+        load_failure=declared.load_failure or load_failure,
+        extra=declared.extra,
+        fields=declared.fields,
+    )
+
+
+def _hybrid_kv_cache(engine: Engine, connector: ResolvedConnector, *, disaggregated: bool) -> bool:
+    """Whether layers of several kinds are managed apart: as declared, else as the engine chooses by itself."""
+    if not isinstance(engine, Vllm) or not disaggregated or connector.name is None:
+        return not isinstance(engine, Vllm) or engine.hybrid_kv_cache is not False
+    if engine.hybrid_kv_cache is not None:
+        return engine.hybrid_kv_cache
+    able = set(connector.children or (connector.name,)) <= HYBRID_CONNECTORS
+    return able and catalog.version(engine.version) >= HYBRID_BY_DEFAULT
+
+
+def _draft_kv(speculation: Speculation | None) -> str:
+    if speculation is None or speculation.method.lower() in METHODS_WITHOUT_KV:
+        return ""
+    return f"{speculation.method} {speculation.model or ''}".strip()
+
+
+def _slice(gpu: Gpu, profile: str) -> Gpu:
+    """A GPU's slice: memory as its profile's name says (`3g.20gb`), the rest as the GPU's."""
+    found = re.search(r"(\d+)gb", profile)
+    return replace(gpu, memory_gib=min(gpu.memory_gib, float(found[1]))) if found else gpu
+
+
+def _default_backend(engine: Engine, gpu: Gpu, kv_dtype: str, *, latent: bool) -> str:
+    return attention_backend(gpu, kv_dtype, latent=latent) if isinstance(engine, Vllm) else "TRTLLM"
+
+
+def attention_backend(gpu: Gpu, kv_dtype: str, *, latent: bool = False) -> str:
+    """What vLLM 0.32 and 0.33 choose by themselves, for a model with latent attention or without.
 
     Source: platforms/cuda.py, the first of its priorities that takes the KV type; FLASH_ATTN
     takes fp8 from compute capability 9.0. CPU: platforms/cpu.py.
     """
+    generation = gpu.compute_capability // 10
     if gpu.name == "cpu":
         return "CPU_ATTN"
-    if gpu.compute_capability // 10 == 10:
-        return "FLASHINFER"
-    if kv_dtype.startswith("fp8") and gpu.compute_capability < 90:
+    if latent:
+        return {9: "FLASH_ATTN_MLA", 10: "FLASHINFER_MLA"}.get(generation, "TRITON_MLA")
+    if generation == 10 or (kv_dtype.startswith("fp8") and generation < 9):
         return "FLASHINFER"
     return "FLASH_ATTN"
-
-
-def speculation(extra_args: tuple[str, ...]) -> str:
-    """The flags among `extra_args` that set up speculative decoding, which cannot be declared otherwise."""
-    flags = [each for each in split_flags(extra_args) if each[0] in {"-sc", "--speculative-config"}]
-    flags += [each for each in split_flags(extra_args) if each[0].startswith(("--spec-", "--speculative-config."))]
-    return " ".join(word for flag in sorted(flags) for word in flag)
 
 
 def split_flags(extra_args: tuple[str, ...]) -> list[tuple[str, ...]]:

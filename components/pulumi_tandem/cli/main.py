@@ -17,12 +17,16 @@ from rich.console import Console
 
 import pulumi
 from pulumi_tandem import check as checks
+from pulumi_tandem.cli import plan as planning
+from pulumi_tandem.cli.picture import PictureError
 from pulumi_tandem.cli.stack import Stack, find_stack
 from pulumi_tandem.cli.tables import evidence_view, status_view
 from pulumi_tandem.declare import Service
 from pulumi_tandem.finding import DeclarationError, Finding
 from pulumi_tandem.local.client import SupervisorError, call
 from pulumi_tandem.local.paths import StackPaths
+from pulumi_tandem.plan import judge
+from pulumi_tandem.plan.search import By
 from pulumi_tandem.resolve import resolve
 
 HTTP_TIMEOUT_S = 3.0
@@ -174,6 +178,35 @@ def check(file: Path, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--by", type=click.Choice(["cost", "gpus"]), default="cost", show_default=True, help="What is to be small."
+)
+@click.option("--gpus", type=click.IntRange(min=1), help="Say also the highest load that so many GPUs serve.")
+@json_option
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the picture, as .png or .svg.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a report with the picture.")
+@click.option("--write", is_flag=True, help="Pin the shapes of tandem.Auto pools in FILE's .plan.json.")
+def plan(file: Path, by: By, gpus: int | None, as_json: bool, **outputs: Any) -> None:
+    """Plan every service that FILE declares: shapes that meet the objectives, and whether to disaggregate.
+
+    Exits with 1 where a service cannot be planned, or has no pools that meet its objectives.
+    """
+    try:
+        plans = planning.planned(_declared_services(file), by=by, gpus=gpus)
+        done = planning.written(plans, program=file, **outputs)
+    except (DeclarationError, PictureError) as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        click.echo(planning.to_json(plans))
+    else:
+        _console().print(*(planning.plan_view(one) for one in plans), sep="\n")
+    for line in done.lines:
+        click.echo(line, err=True)
+    sys.exit(0 if done.is_met else 1)
+
+
+@main.command()
 @click.argument("code")
 def explain(code: str) -> None:
     """Tell the story of a rule, such as TND0001."""
@@ -263,7 +296,7 @@ def _sample(metrics: str, name: str) -> float | None:
 
 def _findings(service: Service) -> tuple[Finding, ...]:
     try:
-        return checks.check(resolve(service))
+        return (*checks.check(resolve(service)), *judge(service))
     except DeclarationError as error:
         return error.findings
 

@@ -4,10 +4,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pulumi_tandem.declare.engine import Vllm
+from pulumi_tandem.declare.auto import Auto, Pins
+from pulumi_tandem.declare.cluster import Cluster
+from pulumi_tandem.declare.connector import Connector
+from pulumi_tandem.declare.door import FrontDoor, Ratio, TokenSecret
+from pulumi_tandem.declare.engine import Engine, Vllm
 from pulumi_tandem.declare.model import Model
 from pulumi_tandem.declare.noun import Noun
 from pulumi_tandem.declare.pool import Pool
+from pulumi_tandem.declare.workload import Objectives, Workload
 from pulumi_tandem.finding import DeclarationError, Finding
 
 Transport = Literal["tcp", "shm", "cuda_ipc", "rdma", "efa"]
@@ -24,6 +29,8 @@ class Transfer(Noun):
     """Network devices as UCX names them: `mlx5_0:1,mlx5_1:1`, `eth0`. Default: UCX chooses."""
     lease_s: int = Field(default=30, ge=6)
     """How long prefill keeps a prompt's KV for a decode worker that gives no sign of life."""
+    connector: Connector | None = None
+    """What hands KV over. Default: NIXL in pull mode, over what `transport` needs."""
     progress_delay_us: int | None = Field(default=None, ge=0)
     """Pause of the transfer library's polling thread. Default: 5000 on a CPU, where polling would burn a
     core; the library's own (0) on a GPU."""
@@ -68,17 +75,27 @@ class Service(Noun):
 
     name: str = Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=40)
     model: Model
-    engine: Vllm = Vllm()
-    prefill: Pool | None = None
+    engine: Engine = Vllm()
+    prefill: Pool | Auto | None = None
     """Workers that read prompts; needs `decode` beside it."""
-    decode: Pool | None = None
+    decode: Pool | Auto | None = None
     """Workers that write answers; needs `prefill` beside it."""
-    serve: Pool | None = None
+    serve: Pool | Auto | None = None
     """Workers that do both, in place of `prefill` and `decode`."""
     context_tokens: int | None = Field(default=None, ge=1)
     """Longest prompt and answer together. Default: all that the model was made for."""
+    prompt_tokens_max: int | None = Field(default=None, ge=1)
+    """Longest prompt that clients send. Default: not known; the context bounds it."""
     served_names: tuple[str, ...] = ()
     """Model names that clients may ask for; all mean the same model. Default: the model's name."""
+    workload: Workload | None = None
+    """What it is asked; with `objectives`, what `tandem plan` plans for."""
+    objectives: Objectives | None = None
+    """How fast it must answer."""
+    plan: Pins | None = None
+    """`tandem.plan_of(__file__)`: the shapes that are pinned for pools that are `Auto`."""
+    usd_per_gpu_hour: dict[str, float] = Field(default_factory=dict)
+    """What an hour of each GPU costs, by catalog name. Default: the catalog's dated price on demand."""
     transfer: Transfer = Transfer()
     limits: Limits = Limits()
     grace: Grace = Grace()
@@ -94,6 +111,29 @@ class Service(Noun):
     divergence_gap_nats_max: float | None = Field(default=None, ge=0)
     """Where the pair's answer first differs from one engine's alone, the largest gap between that engine's two
     best log-probabilities that still counts as numerics. Default: 0.5, for float32 0.01."""
+    cluster: Cluster | None = None
+    """The Kubernetes cluster that it runs in. Default: not known, and not judged."""
+    pods: Literal["separate", "paired"] = "separate"
+    """`separate`: a pod for each worker; KV goes over the network. `paired`: a prefill and a decode engine in one pod
+    that share a process namespace; KV can go from GPU to GPU, and the two scale together."""
+    front_door: FrontDoor | None = None
+    """What stands before the gateway. Default: nothing."""
+    prefill_per_decode: Ratio | None = None
+    """What autoscaling keeps. Default: no bounds."""
+    token_secret: TokenSecret | None = None
+    """Token for the model hub. Default: none; an open model, or one that lies at a path, needs none."""
+
+    @model_validator(mode="after")
+    def _says_what_to_plan_for(self) -> "Service":
+        autos = [name for name in ("prefill", "decode", "serve") if isinstance(getattr(self, name), Auto)]
+        missing = [name for name in ("workload", "objectives") if getattr(self, name) is None]
+        if not autos or not missing:
+            return self
+        message = f"{' and '.join(autos)} {'are' if len(autos) > 1 else 'is'} to be planned, for an unknown load"
+        fix = f"give {' and '.join(f'{name}=tandem.{name.capitalize()}(...)' for name in missing)}"
+        raise DeclarationError(
+            [Finding(code="TND0302", severity="error", path="", message=message, fix=fix, source=__name__)]
+        )
 
     @model_validator(mode="after")
     def _has_one_shape(self) -> "Service":

@@ -30,9 +30,10 @@ class KvCache:
 def kv_bytes_per_token(shape: Architecture, cache: KvCache) -> float:
     """Bytes that one token takes on one GPU over all layers, windows not counted.
 
-    Keys and values of every cached head; where there are more GPUs than heads, heads are held twice.
+    Keys and values of every cached head; where there are more GPUs than heads, heads are held twice. Latent
+    attention caches one vector a layer, on every GPU. Layers with a state take nothing per token.
     """
-    return shape.layers * _layer_bytes(shape, cache)
+    return (shape.layers - shape.state_layers) * _layer_bytes(shape, cache)
 
 
 def kv_bytes(shape: Architecture, cache: KvCache, tokens: int) -> float:
@@ -42,8 +43,9 @@ def kv_bytes(shape: Architecture, cache: KvCache, tokens: int) -> float:
     """
     windowed = shape.sliding_layers if cache.hybrid and shape.sliding_window_tokens else 0
     window_tokens = min(tokens, shape.sliding_window_tokens + cache.block_tokens)
-    kept = (shape.layers - windowed) * _whole(tokens, cache) + windowed * _whole(window_tokens, cache)
-    return kept * _layer_bytes(shape, cache)
+    whole = shape.layers - shape.state_layers - windowed
+    kept = whole * _whole(tokens, cache) + windowed * _whole(window_tokens, cache)
+    return kept * _layer_bytes(shape, cache) + shape.state_bytes / cache.tensor_parallel
 
 
 def _whole(tokens: int, cache: KvCache) -> int:
@@ -52,5 +54,7 @@ def _whole(tokens: int, cache: KvCache) -> int:
 
 
 def _layer_bytes(shape: Architecture, cache: KvCache) -> float:
+    if shape.latent_dim:
+        return shape.latent_dim * kv_dtype_bytes(cache.kv_dtype, cache.dtype)
     heads_here = max(1, shape.kv_heads // cache.tensor_parallel)
     return 2 * heads_here * shape.head_dim * kv_dtype_bytes(cache.kv_dtype, cache.dtype)

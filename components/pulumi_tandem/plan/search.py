@@ -1,0 +1,195 @@
+"""The search: every pair of shapes, every batch, and as few workers as meet the objectives."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal
+
+from pulumi_tandem.check import check
+from pulumi_tandem.declare import Auto, DeclarationError, Pool, Service
+from pulumi_tandem.finding import Finding
+from pulumi_tandem.plan.candidate import Candidate, candidates, gpus_of, pools_of, shaped
+from pulumi_tandem.plan.demand import Demand, demand
+from pulumi_tandem.plan.evaluate import (
+    decoder,
+    hand_off_s,
+    kv_moved_bytes,
+    link,
+    pair_option,
+    serve_option,
+    server,
+    stretched,
+)
+from pulumi_tandem.plan.option import Kind, Option
+from pulumi_tandem.plan.reading import reading, workers_for
+from pulumi_tandem.plan.writing import Batch, Writer, batches
+from pulumi_tandem.resolve import resolve
+
+By = Literal["cost", "gpus"]
+"""What is to be small."""
+
+LINK_BUSY_MAX = 0.8
+"""Share of a link's speed that transfers may take together; above it they wait for each other."""
+SPARE = 1e-9
+"""What a division that comes out even may be off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sized:
+    """Shapes with as many workers as meet the objectives, not evaluated yet."""
+
+    pools: tuple[tuple[Candidate, int], ...]
+
+    @property
+    def gpus(self) -> int:
+        """GPUs in all."""
+        return sum(workers * shape.gpus for shape, workers in self.pools)
+
+    @property
+    def usd_per_hour(self) -> float:
+        """Of those whose price is known."""
+        return sum(workers * (shape.usd_per_hour or 0.0) for shape, workers in self.pools)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """What is searched: the shapes that rules allow, for a load and objectives."""
+
+    service: Service
+    by: By
+    prefill: tuple[Candidate, ...]
+    decode: tuple[Candidate, ...]
+    serve: tuple[Candidate, ...]
+    refused: tuple[Finding, ...]
+    """Why other shapes are not among them."""
+
+    @property
+    def demand(self) -> Demand:
+        """What is to be met."""
+        return demand(self.service)
+
+
+def space(service: Service, *, by: By) -> Space:
+    """Every shape that one worker of each pool may have.
+
+    A rival is searched on the GPUs of the declared pools, with the settings of the one that decodes.
+    """
+    last = next(reversed(list(pools_of(service))))
+    everywhere = tuple(dict.fromkeys(gpu for pool in pools_of(service) for gpu in gpus_of(pool)))
+    prefill, decode = service.prefill or last, service.decode or last
+    found = [
+        candidates(service, prefill, gpus_of(prefill), transport=service.transfer.transport),
+        candidates(service, decode, gpus_of(decode), transport=service.transfer.transport),
+        candidates(service, last, everywhere, transport=None),
+    ]
+    return Space(
+        service=service,
+        by=by,
+        prefill=found[0].shapes,
+        decode=found[1].shapes,
+        serve=found[2].shapes,
+        refused=tuple(dict.fromkeys(each for one in found for each in one.refused)),
+    )
+
+
+def best(within: Space, kind: Kind) -> Option | None:
+    """The cheapest way of that kind to meet the objectives that no rule forbids; None: there is none."""
+    sized = _pairs(within) if kind == "disaggregated" else _serves(within)
+    for one in sorted(sized, key=lambda each: _rank(within.by, each)):
+        option = evaluated(within, one)
+        if _is_allowed(with_option(within.service, option)):
+            return option
+    return None
+
+
+def evaluated(within: Space, sized: Sized) -> Option:
+    """What the sized pools do."""
+    if len(sized.pools) == 1:
+        return serve_option(sized.pools[0], wanted=within.demand)
+    return pair_option(*sized.pools, wanted=within.demand)
+
+
+def with_option(service: Service, option: Option) -> Service:
+    """The service with the option's pools in place of its own."""
+    declared = {"prefill": service.prefill, "decode": service.decode, "serve": service.serve}
+    last = next(reversed(list(pools_of(service))))
+    pools: dict[str, Pool | Auto | None] = dict.fromkeys(declared)
+    pools |= {pool.name: shaped(declared[pool.name] or last, pool.shape) for pool in option.pools}
+    return service.model_copy(update=pools)
+
+
+def _rank(by: By, sized: Sized) -> tuple[float, float, str]:
+    shapes = " ".join(f"{workers:06} {shape.label}" for shape, workers in sized.pools)
+    if by == "cost":
+        return sized.usd_per_hour, sized.gpus, shapes
+    return sized.gpus, sized.usd_per_hour, shapes
+
+
+def _pairs(within: Space) -> Iterator[Sized]:
+    wanted = within.demand
+    workload = wanted.workload
+    read = [(shape, reading(shape.setup, workload, quantile=wanted.quantile)) for shape in within.prefill]
+    for writer in within.decode:
+        moved_gb_per_s = workload.requests_per_s * kv_moved_bytes(writer.setup, workload) / 1e9
+        sizes = list(_sizes(wanted, decoder(writer, workload)))
+        for reader, prompts in read:
+            line = link(reader, writer, wanted=wanted)
+            linked = moved_gb_per_s / line.efficiency / LINK_BUSY_MAX
+            moved_s = hand_off_s(reader, writer, wanted=wanted).mid
+            for writers, batch in sizes:
+                readers = workers_for(
+                    prompts,
+                    requests_per_s=workload.requests_per_s,
+                    after_s=moved_s + batch.tpot_s,
+                    ttft_s_max=_ttft_s_max(wanted, batch),
+                )
+                if readers is not None:
+                    readers = max(readers, _whole(linked / line.prefill_gb_per_s))
+                    enough = max(writers, _whole(linked / line.decode_gb_per_s))
+                    yield Sized(pools=((reader, readers), (writer, enough)))
+
+
+def _serves(within: Space) -> Iterator[Sized]:
+    wanted = within.demand
+    workload = wanted.workload
+    for shape in within.serve:
+        worker = server(shape, workload)
+        prompts = reading(shape.setup, workload, quantile=wanted.quantile)
+        for workers, batch in _sizes(wanted, worker):
+            readers = workers_for(
+                stretched(worker, prompts, batch.most),
+                requests_per_s=workload.requests_per_s,
+                after_s=worker.step_s(batch.most).mid,
+                ttft_s_max=_ttft_s_max(wanted, batch),
+            )
+            if readers is not None:
+                yield Sized(pools=((shape, max(workers, readers)),))
+
+
+def _sizes(wanted: Demand, writer: Writer) -> Iterator[tuple[int, Batch]]:
+    """Workers for every batch that keeps the objective for TPOT; of batches for as many workers, the smallest."""
+    found: dict[int, Batch] = {}
+    for batch in batches(writer, quantile=wanted.quantile, tpot_s_max=wanted.tpot_s_max):
+        found.setdefault(_whole(wanted.workload.requests_per_s / batch.requests_per_s), batch)
+    yield from found.items()
+
+
+def _ttft_s_max(wanted: Demand, batch: Batch) -> float:
+    """What the objectives leave for the first token; a whole answer has its own time limit."""
+    objectives = wanted.objectives
+    if objectives.e2e_ms is None:
+        return objectives.ttft_ms / 1e3
+    writing_s = (wanted.workload.output_tokens.mean - 1.0) * batch.tpot_s
+    return min(objectives.ttft_ms / 1e3, objectives.e2e_ms / 1e3 - writing_s)
+
+
+def _is_allowed(service: Service) -> bool:
+    """Whether no rule objects to the pools together; each alone was asked about before."""
+    try:
+        return not any(finding.severity == "error" for finding in check(resolve(service)))
+    except DeclarationError:
+        return False
+
+
+def _whole(number: float) -> int:
+    return max(1, ceil(number - SPARE))
