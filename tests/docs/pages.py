@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import PydanticUndefined
 
 from pulumi_tandem import check, declare
-from pulumi_tandem.declare import engine, model, pool, service
+from pulumi_tandem.declare import auto, engine, model, pool, service, workload
 from pulumi_tandem.declare.noun import Noun
 from tandem_worker.agent.decide import Exit
 from tandem_worker.agent.endpoints import Reading
@@ -52,6 +52,7 @@ GROUPS = {
     "003": "Context, batches and memory",
     "004": "Transport and time limits",
     "005": "Environment, flags and ports",
+    "030": "Load, objectives and plans",
 }
 """Heading by the code's first three digits; a rule outside of them needs a new row."""
 
@@ -91,6 +92,10 @@ def rules_page() -> str:
 NOUNS: tuple[tuple[type[Noun], ModuleType], ...] = (
     (declare.Service, service),
     (declare.Pool, pool),
+    (declare.Auto, auto),
+    (declare.Workload, workload),
+    (declare.Lengths, workload),
+    (declare.Objectives, workload),
     (declare.Model, model),
     (declare.Architecture, model),
     (declare.Vllm, engine),
