@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from pulumi_tandem import catalog
-from pulumi_tandem.catalog import Engine, Gpu, UnknownName
+from pulumi_tandem.catalog import Engine, Gpu, Nodes, UnknownName
 from pulumi_tandem.declare import (
     Architecture,
+    Autoscaler,
+    Cluster,
+    FrontDoor,
     Grace,
     Limits,
     Objectives,
+    Pod,
     Pool,
+    Ratio,
     Service,
+    TokenSecret,
     Transfer,
     Vllm,
     Workload,
@@ -72,6 +78,10 @@ class ResolvedPool:
     """0: not stated."""
     cpu_cores: str
     eager: bool
+    pod: Pod
+    autoscalers: tuple[Autoscaler, ...]
+    nodes: Nodes | None
+    """Machines that its pods go to; None: not known."""
     env: tuple[tuple[str, str], ...]
     """Sorted by name."""
     extra_args: tuple[str, ...]
@@ -110,6 +120,15 @@ class Resolved:
     in_place: bool
     keep_failed: bool
     divergence_gap_nats_max: float
+    cluster: Cluster | None
+    """None: not known; nothing is judged by it."""
+    node_pools: tuple[Nodes, ...]
+    paired_pods: bool
+    front_door: FrontDoor | None
+    prefill_per_decode: Ratio | None
+    token_secret: TokenSecret | None
+    gated: bool
+    """Whether the model hub wants a token for the model."""
 
     def pool(self, name: str) -> ResolvedPool:
         """The pool of that name, which must be there."""
@@ -155,8 +174,27 @@ def resolve(service: Service) -> Resolved:
         resume=service.resume,
         in_place=service.rollout == "in_place",
         keep_failed=service.keep_failed,
+        cluster=service.cluster,
+        node_pools=_node_pools(service),
+        paired_pods=service.pods == "paired",
+        front_door=service.front_door,
+        prefill_per_decode=service.prefill_per_decode,
+        token_secret=service.token_secret,
+        gated=service.model.gated,
         divergence_gap_nats_max=gap if gap is not None else FLOAT32_GAP_NATS if exact else BF16_GAP_NATS,
     )
+
+
+def _node_pools(service: Service) -> tuple[Nodes, ...]:
+    return tuple(catalog.nodes(pool) for pool in (service.cluster.node_pools if service.cluster else ()))
+
+
+def _nodes_of(service: Service, pool: Pool) -> Nodes | None:
+    """The node pool that is named, or the only one."""
+    found = _node_pools(service)
+    if pool.pod.node_pool is None:
+        return found[0] if len(found) == 1 else None
+    return next((nodes for nodes in found if nodes.name == pool.pod.node_pool), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +270,9 @@ def _pool(
         host_memory_gib=pool.host_memory_gib or (round(cpu_gib, 2) if on_cpu else 0.0),
         cpu_cores=pool.cpu_cores or UNBOUND,
         eager=pool.eager if pool.eager is not None else on_cpu,
+        pod=pool.pod,
+        autoscalers=pool.autoscalers,
+        nodes=_nodes_of(service, pool),
         env=tuple(sorted(pool.env.items())),
         extra_args=pool.extra_args,
         speculation=speculation(pool.extra_args),

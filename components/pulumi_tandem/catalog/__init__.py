@@ -4,6 +4,7 @@ Rule of the room: data in TOML files, a source on every row; lookups only, no ar
 name raises `UnknownName`, which carries the nearest known one.
 """
 
+from pulumi_tandem.catalog.clusters import BadAmi, EksRelease, Nodes, bad_amis, eks_release, nodes
 from pulumi_tandem.catalog.lookup import (
     Engine,
     Gpu,
@@ -21,17 +22,23 @@ from pulumi_tandem.catalog.lookup import (
 )
 
 __all__ = [
+    "BadAmi",
+    "EksRelease",
     "Engine",
     "Gpu",
     "Instance",
     "ModelRow",
+    "Nodes",
     "Price",
     "UnknownName",
+    "bad_amis",
+    "eks_release",
     "engine",
     "gpu",
     "instance",
     "model",
     "names",
+    "nodes",
     "price",
     "version",
 ]

@@ -7,8 +7,12 @@ fit together is the business of `check`.
 """
 
 from pulumi_tandem.declare.auto import Auto, Pin, Pins, PoolShape, planning_hash, with_pinned_pools
+from pulumi_tandem.declare.cluster import Cluster, DevicePlugin, GpuOperator, NetworkPolicy, SecurityGroup
+from pulumi_tandem.declare.door import FrontDoor, Ratio, TokenSecret
 from pulumi_tandem.declare.engine import Vllm
 from pulumi_tandem.declare.model import Architecture, Model, Quantisation
+from pulumi_tandem.declare.nodes import Capacity, NetworkInterface, NodePool, PlacementGroup, Taint, Toleration
+from pulumi_tandem.declare.pod import Autoscaler, Pod, Probe, RollingUpdate
 from pulumi_tandem.declare.pool import Pool
 from pulumi_tandem.declare.service import Grace, Limits, Service, Transfer
 from pulumi_tandem.declare.workload import Lengths, Objectives, Workload
@@ -17,18 +21,36 @@ from pulumi_tandem.finding import DeclarationError
 __all__ = [
     "Architecture",
     "Auto",
+    "Autoscaler",
+    "Capacity",
+    "Cluster",
     "DeclarationError",
+    "DevicePlugin",
+    "FrontDoor",
+    "GpuOperator",
     "Grace",
     "Lengths",
     "Limits",
     "Model",
+    "NetworkInterface",
+    "NetworkPolicy",
+    "NodePool",
     "Objectives",
     "Pin",
     "Pins",
+    "PlacementGroup",
+    "Pod",
     "Pool",
     "PoolShape",
+    "Probe",
     "Quantisation",
+    "Ratio",
+    "RollingUpdate",
+    "SecurityGroup",
     "Service",
+    "Taint",
+    "TokenSecret",
+    "Toleration",
     "Transfer",
     "Vllm",
     "Workload",

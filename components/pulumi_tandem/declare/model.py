@@ -111,3 +111,5 @@ class Model(Noun):
     too much for a quantised checkpoint."""
     architecture: Architecture | None = None
     """Default: the catalog's, by name."""
+    gated: bool = False
+    """Whether the hub hands it out only to accounts that its owner let in; a token is needed then."""

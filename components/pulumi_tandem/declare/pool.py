@@ -5,6 +5,7 @@ from pydantic import Field
 from pulumi_tandem.declare.engine import Vllm
 from pulumi_tandem.declare.model import Dtype
 from pulumi_tandem.declare.noun import Noun
+from pulumi_tandem.declare.pod import Autoscaler, Pod
 
 
 class Pool(Noun):
@@ -49,3 +50,7 @@ class Pool(Noun):
     """Default: the model's."""
     model_path: str | None = None
     """Default: the model's."""
+    pod: Pod = Pod()
+    """What its pods are given, where the service runs in Kubernetes."""
+    autoscalers: tuple[Autoscaler, ...] = ()
+    """What moves `workers`; more than one is a mistake. Default: nothing does."""

@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pulumi_tandem.declare.auto import Auto, Pins
+from pulumi_tandem.declare.cluster import Cluster
+from pulumi_tandem.declare.door import FrontDoor, Ratio, TokenSecret
 from pulumi_tandem.declare.engine import Vllm
 from pulumi_tandem.declare.model import Model
 from pulumi_tandem.declare.noun import Noun
@@ -104,6 +106,17 @@ class Service(Noun):
     divergence_gap_nats_max: float | None = Field(default=None, ge=0)
     """Where the pair's answer first differs from one engine's alone, the largest gap between that engine's two
     best log-probabilities that still counts as numerics. Default: 0.5, for float32 0.01."""
+    cluster: Cluster | None = None
+    """The Kubernetes cluster that it runs in. Default: not known, and not judged."""
+    pods: Literal["separate", "paired"] = "separate"
+    """`separate`: a pod for each worker; KV goes over the network. `paired`: a prefill and a decode engine in one pod
+    that share a process namespace; KV can go from GPU to GPU, and the two scale together."""
+    front_door: FrontDoor | None = None
+    """What stands before the gateway. Default: nothing."""
+    prefill_per_decode: Ratio | None = None
+    """What autoscaling keeps. Default: no bounds."""
+    token_secret: TokenSecret | None = None
+    """Token for the model hub. Default: none; an open model, or one that lies at a path, needs none."""
 
     @model_validator(mode="after")
     def _says_what_to_plan_for(self) -> "Service":
