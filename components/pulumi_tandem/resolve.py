@@ -26,9 +26,9 @@ from pulumi_tandem.declare import (
     Transfer,
     Vllm,
     Workload,
-    with_pinned_pools,
 )
 from pulumi_tandem.declare.model import DTYPE_BYTES, GIB
+from pulumi_tandem.declare.pinned import with_pinned_pools
 from pulumi_tandem.finding import DeclarationError, Finding
 
 Phase = Literal["prefill", "decode"]

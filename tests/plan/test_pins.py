@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import pulumi_tandem as tandem
-from pulumi_tandem.declare import Pins, planning_hash
+from pulumi_tandem.declare import Pins
+from pulumi_tandem.declare.pinned import planning_hash
 from pulumi_tandem.pins import pins_path, plan_of, write_pins
 from pulumi_tandem.plan import plan
 from pulumi_tandem.resolve import resolve
