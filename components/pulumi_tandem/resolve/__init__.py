@@ -29,9 +29,9 @@ from pulumi_tandem.declare import (
     Transfer,
     Vllm,
     Workload,
-    with_pinned_pools,
 )
 from pulumi_tandem.declare.model import GIB
+from pulumi_tandem.declare.pinned import with_pinned_pools
 from pulumi_tandem.finding import DeclarationError, Finding
 from pulumi_tandem.resolve.engine import (
     HYBRID_BY_DEFAULT,
