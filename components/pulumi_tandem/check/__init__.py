@@ -8,13 +8,19 @@ from pulumi_tandem.check import (
     capacity,
     connector,
     declared,
+    fabric,
+    front,
     handover,
     hardware,
     hybrid,
+    machines,
     pair,
+    placement,
     planned,
+    pods,
     process,
     ranks,
+    scaling,
     shape,
     tensorrt,
 )
@@ -26,7 +32,26 @@ from pulumi_tandem.resolve import Resolved, resolve
 
 __all__ = ["MODULES", "RULES", "Rule", "accept", "check", "explain", "render_finding", "report"]
 
-MODULES = (declared, pair, shape, capacity, process, connector, hybrid, ranks, hardware, tensorrt, handover, planned)
+MODULES = (
+    declared,
+    pair,
+    shape,
+    capacity,
+    process,
+    connector,
+    hybrid,
+    ranks,
+    hardware,
+    tensorrt,
+    handover,
+    planned,
+    fabric,
+    machines,
+    placement,
+    pods,
+    scaling,
+    front,
+)
 """Modules that register rules when they are imported."""
 
 RULES: dict[str, Rule] = dict(sorted(REGISTERED.items()))
