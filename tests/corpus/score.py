@@ -221,7 +221,9 @@ def _table(verdicts: list[Verdict]) -> Iterator[str]:
 
 def main(words: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m tests.corpus.score", description="How much of a corpus the rules catch.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.corpus.score", description="How much of a corpus the rules catch."
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("--min-caught", type=float, default=0.0, help="least share of reject and warn cases caught")
     parser.add_argument("--max-false", type=int, default=None, help="most allow cases that may be hit")
