@@ -58,6 +58,7 @@ GROUPS = {
     "009": "Numbers, kernels and images",
     "010": "TensorRT-LLM",
     "011": "What does not go with a hand-over",
+    "012": "Other connectors",
     "030": "Load, objectives and plans",
 }
 """Heading by the code's first three digits; a rule outside of them needs a new row."""
