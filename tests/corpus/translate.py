@@ -106,6 +106,8 @@ def _leave_out(case: Case) -> None:
     images = [str(role.get("image")) for role in roles]
     if mark or any("sglang" in image for image in images):
         raise LeftOut(f"an engine that Tandem does not know: SGLang ({', '.join(mark) or images[0]})")
+    if reason := translate_cluster.left_out(case):
+        raise LeftOut(reason)
     for product, reason in PRODUCTS.items():
         if any(product in _flat(part) or product in part for part in (*roles, case.get("cluster") or {})):
             raise LeftOut(reason)
@@ -356,6 +358,8 @@ def _env(case: Case, keys: Case) -> dict[str, str]:
     nixl = str(keys.get("kv_connector", "")).startswith("Nixl") and case["engine"] == "vllm"
     if nixl and "side_channel_host" not in injects:
         env.setdefault(SIDE_CHANNEL, "localhost")
+    if "engine_ready_timeout_s" in keys:
+        env["VLLM_ENGINE_READY_TIMEOUT_S"] = str(keys["engine_ready_timeout_s"])
     return env
 
 

@@ -1,7 +1,9 @@
 """Codes 0200 to 0219: whether KV finds its way between the pools over the network that is declared."""
 
+import math
 from collections.abc import Iterator
 
+from pulumi_tandem import catalog
 from pulumi_tandem.check.asked import (
     SIDE_CHANNEL_PORT,
     backends,
@@ -12,12 +14,16 @@ from pulumi_tandem.check.asked import (
     rdma_devices,
 )
 from pulumi_tandem.check.registry import Breach, rule
+from pulumi_tandem.estimate.memory import KvCache, kv_bytes
 from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
 
 _FABRICS_OF = {"efa": {"efa"}, "rdma": {"infiniband", "roce"}}
 """Transport: networks that carry it; the others are carried by any, or need none."""
 _LOCKED_KIB_MIN = 1024 * 1024
 """Less than 1 GiB cannot hold even the provider's receive buffers; engines register all of their KV."""
+_BAD_LIBFABRIC = (1, 21)
+_LINE_SHARE = 0.6
+"""Of the line's speed, as estimate.transfer takes it."""
 _EKS_SELF_EGRESS_SINCE = 33
 """Minor version of Kubernetes from which on EKS' own security group has the rule for EFA."""
 
@@ -32,7 +38,8 @@ _EKS_SELF_EGRESS_SINCE = 33
 )
 def efa_has_libfabric(resolved: Resolved) -> Iterator[Breach]:
     """No pool asks for EFA and moves KV otherwise."""
-    if not resolved.disaggregated:
+    chosen = {backends(resolved, pool) for pool in resolved.pools}
+    if not resolved.disaggregated or len(chosen) > 1:  # TND0068 tells of a pair that differs
         return
     told: set[str] = set()
     for pool in resolved.pools:
@@ -56,7 +63,7 @@ def efa_has_libfabric(resolved: Resolved) -> Iterator[Breach]:
 def libfabric_without_efa(resolved: Resolved) -> Iterator[Breach]:
     """LIBFABRIC without EFA has a buffer in host memory."""
     for pool in resolved.pools if resolved.disaggregated else ():
-        missing = has_efa(resolved, pool) is False
+        missing = has_efa(resolved, pool) is False and not efa_devices(pool)  # TND0203 tells of devices asked for
         if missing and "LIBFABRIC" in backends(resolved, pool) and pool.connector.buffer_device != "cpu":
             message = (
                 f"{pool.name} moves KV with LIBFABRIC from GPU memory, and its machines have no EFA; what is left "
@@ -311,6 +318,25 @@ def nccl_finds_efa(resolved: Resolved) -> Iterator[Breach]:
 
 
 @rule(
+    code="TND0218",
+    severity="warning",
+    title="the image's libfabric is not known to crash with GPU memory",
+    story="""libfabric is part of the image, and not always that of the EFA installer. 1.21 as built from source is reported
+    to initialise and to crash at the first transfer between GPUs.""",
+    source="ofiwg/libfabric#11628",
+)
+def libfabric_is_good(resolved: Resolved) -> Iterator[Breach]:
+    """image_libfabric is not 1.21 where KV goes from GPU memory over EFA."""
+    for pool in resolved.pools:
+        given = pool.pod.image_libfabric or ""
+        from_gpu = pool.connector.buffer_device != "cpu"
+        if catalog.version(given)[:2] == _BAD_LIBFABRIC and from_gpu and over_efa(resolved, pool):
+            message = f"libfabric {given} is reported to crash at the first transfer of GPU memory over EFA"
+            fix = "use the libfabric of a current EFA installer"
+            yield Breach(path=f"{pool.name}.pod.image_libfabric", message=message, fix=fix)
+
+
+@rule(
     code="TND0214",
     title="pods with network devices may lock the memory that they register",
     story="""Memory that a network card reads by itself must stay where it is. The provider locks its own buffers and
@@ -369,6 +395,38 @@ def nodes_reach_each_other(resolved: Resolved) -> Iterator[Breach]:
         message = f"nodes reach each other on the ports {_list(group.tcp_ports)} only, and hand-offs use more"
         fix = "let all TCP through between the nodes of both pools"
         yield Breach(path="cluster.security_group.tcp_ports", message=f"{message}; they would time out", fix=fix)
+
+
+@rule(
+    code="TND0217",
+    severity="warning",
+    title="the network moves a prompt's KV within the objective",
+    story="""Decode writes its first token once it holds the prompt's KV, so the transfer is part of the time to first
+    token. Where it alone takes longer than the objective, no number of workers helps: only a faster network, smaller KV, or
+    one engine that does both.""",
+    source="llm-d/llm-d#87 (at least 100 Gb/s); NVIDIA/TensorRT-LLM#9212; pulumi_tandem.estimate.transfer",
+)
+def network_is_fast(resolved: Resolved) -> Iterator[Breach]:
+    """KV of a prompt over the network's speed is less than objectives.ttft_ms."""
+    objectives, workload = resolved.objectives, resolved.workload
+    if not (resolved.disaggregated and objectives and workload) or resolved.paired_pods:
+        return
+    pool = resolved.pool("prefill")
+    declared = resolved.cluster.network_gbit_per_s if resolved.cluster else None
+    line = declared or (pool.nodes and pool.nodes.instance and pool.nodes.instance.network_gbit_per_s)
+    if not line:
+        return
+    tokens = math.ceil(workload.prompt_tokens.at(objectives.quantile))
+    cache = KvCache(kv_dtype=pool.kv_dtype, dtype=pool.dtype, block_tokens=pool.block_tokens)
+    moved = kv_bytes(resolved.architecture, cache, tokens)
+    moved_ms = moved * 8 / (line * 1e9 * _LINE_SHARE) * 1e3
+    if moved_ms > objectives.ttft_ms:
+        message = (
+            f"KV of {tokens} tokens is {moved / 1e9:.1f} GB and takes about {moved_ms / 1e3:.1f} s at {line:g} Gbit/s; "
+            f"the first token is wanted after {objectives.ttft_ms / 1e3:g} s"
+        )
+        fix = "use a faster network, kv_dtype='fp8', or serve=... in place of two pools"
+        yield Breach(path="transfer.transport", message=message, fix=fix)
 
 
 def _efa_pair(resolved: Resolved) -> list[ResolvedPool]:

@@ -130,9 +130,7 @@ def _sharing_ports(resolved: Resolved) -> Iterator[list[ResolvedPool]]:
         yield from ([pool] for pool in resolved.pools)
 
 
-def _first_clash(
-    pool: ResolvedPool, takers: dict[int, tuple[str, str]]
-) -> tuple[str, int, tuple[str, str]] | None:
+def _first_clash(pool: ResolvedPool, takers: dict[int, tuple[str, str]]) -> tuple[str, int, tuple[str, str]] | None:
     """The first port of a pool that is taken already; adds the pool's ports to those taken."""
     clash = None
     for name, first in pool.pod.ports.items():
@@ -158,6 +156,8 @@ def telemetry_port(resolved: Resolved) -> Iterator[Breach]:
         on = env.get("NIXL_TELEMETRY_ENABLE", "").lower() in {"y", "yes", "1", "true", "on"}
         name = "NIXL_TELEMETRY_PROMETHEUS_PORT"
         if on and env.get("NIXL_TELEMETRY_EXPORTER") == "prometheus" and name in env and pool.ranks > 1:
-            message = f"{pool.ranks} ranks would open port {env[name]} for NIXL's telemetry; all but the first would stop"
+            message = (
+                f"{pool.ranks} ranks would open port {env[name]} for NIXL's telemetry; all but the first would stop"
+            )
             fix = "turn the exporter off: Tandem's agent counts KV by the engine's own metrics"
             yield Breach(path=f"{pool.name}.env.{name}", message=message, fix=fix)

@@ -32,9 +32,7 @@ def version_is_kept(resolved: Resolved) -> Iterator[Breach]:
         return
     release = catalog.eks_release(cluster.version)
     if release and release.is_over:
-        message = (
-            f"Kubernetes {cluster.version} left extended support on {release.extended_until}; no such cluster can be made"
-        )
+        message = f"Kubernetes {cluster.version} left extended support on {release.extended_until}; no such cluster can be made"
         yield Breach(path="cluster.version", message=message, fix="use a version in standard support")
 
 
@@ -146,7 +144,9 @@ def driver_runs_cuda(resolved: Resolved) -> Iterator[Breach]:
         if driver and least and driver[0] < least:
             assert pool.nodes
             given = pool.nodes.declared.nvidia_driver
-            message = f"the image has CUDA {pool.pod.image_cuda}, which needs driver {least}, and the machines have {given}"
+            message = (
+                f"the image has CUDA {pool.pod.image_cuda}, which needs driver {least}, and the machines have {given}"
+            )
             fix = f"use machines with driver {least} or later, or an image with an older CUDA"
             yield Breach(path=f"{pool.name}.pod.image_cuda", message=message, fix=fix)
 

@@ -52,7 +52,9 @@ def limit_holds_shm(resolved: Resolved) -> Iterator[Breach]:
         shm, limit = pool.pod.shm_gib, pool.pod.memory_gib
         if shm and limit and shm >= limit:
             message = f"/dev/shm may take {shm:g} GiB, and the pod {limit:g}; it would be killed before that is full"
-            yield Breach(path=f"{pool.name}.pod.memory_gib", message=message, fix=f"use more than {shm:g}, or less shm_gib")
+            yield Breach(
+                path=f"{pool.name}.pod.memory_gib", message=message, fix=f"use more than {shm:g}, or less shm_gib"
+            )
 
 
 @rule(
@@ -293,4 +295,6 @@ def group_starts(resolved: Resolved) -> Iterator[Breach]:
         if pod.group_pods is not None and pod.group_pods != pool.nodes_per_worker:
             message = f"a group has {pod.group_pods} pods, and a worker is spread over {pool.nodes_per_worker} nodes"
             fix = f"use {pool.nodes_per_worker}, or drop group_pods: that is the default"
-            yield Breach(path=f"{pool.name}.pod.group_pods", message=f"{message}; its ranks would not come together", fix=fix)
+            yield Breach(
+                path=f"{pool.name}.pod.group_pods", message=f"{message}; its ranks would not come together", fix=fix
+            )

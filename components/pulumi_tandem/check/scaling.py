@@ -164,11 +164,9 @@ def update_can_start(resolved: Resolved) -> Iterator[Breach]:
 )
 def updates_are_paired(resolved: Resolved) -> Iterator[Breach]:
     """Rolling updates of a pair go with pairing by revision."""
-    rolling = [pool for pool in resolved.pools if pool.pod.rolling_update]
-    unpaired = [pool for pool in rolling if pool.pod.rolling_update and not pool.pod.rolling_update.pairs_revisions]
-    several = any(pool.workers > 1 for pool in rolling)
-    surges = any(pool.pod.rolling_update and pool.pod.rolling_update.max_surge for pool in rolling)
-    if resolved.disaggregated and len(unpaired) == len(resolved.pools) and several and surges:
+    updates = [(pool, pool.pod.rolling_update) for pool in resolved.pools]
+    unpaired = [pool for pool, update in updates if update and not update.pairs_revisions]
+    if resolved.disaggregated and len(unpaired) == len(resolved.pools):
         message = "both roles are updated pod by pod, and nothing keeps old workers from being paired with new ones"
         fix = "drop rolling_update (generations), or use a router that pairs equal revisions"
         yield Breach(path=f"{unpaired[0].name}.pod.rolling_update", message=message, fix=fix)
