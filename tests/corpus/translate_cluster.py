@@ -15,9 +15,10 @@ Case = dict[str, Any]
 KEYS = frozenset({
     "affinity", "autoscalers", "capabilities", "cuda", "engine_ready_timeout_s", "hf_token", "host", "host_network",
     "host_path", "ignore_replica_changes", "image_change", "image_size_gb", "libfabric_version", "load_rate_gb_s",
-    "lws", "memory_limit", "node_group", "nvlink_domain", "pdb", "ports", "pre_stop_s", "privileged", "probes", "resources", "rolling_update",
-    "run_as_non_root", "run_as_user", "scale_group", "shm", "shutdown_timeout_s", "strategy", "subnet",
-    "termination_grace_s", "tolerations", "ulimits", "update_group", "weights_cache", "workload", "zone",
+    "lws", "memory_limit", "node_group", "nvlink_domain", "pdb", "ports", "pre_stop_s", "privileged", "probes",
+    "resources", "rolling_update", "run_as_non_root", "run_as_user", "scale_group", "shm", "shutdown_timeout_s",
+    "strategy", "subnet", "termination_grace_s", "tolerations", "ulimits", "update_group", "weights_cache",
+    "workload", "zone",
 })  # fmt: skip
 """Keys of a role that are said here, by their first part."""
 

@@ -42,8 +42,8 @@ def shared_memory(resolved: Resolved) -> Iterator[Breach]:
     code="TND0246",
     severity="warning",
     title="a pod's memory limit holds its /dev/shm and its processes",
-    story="""What is in /dev/shm is memory, and counts against the pod's limit. A pod that fills it is killed before the volume
-    is full.""",
+    story="""What is in /dev/shm is memory, and counts against the pod's limit. A pod that fills it is killed before
+    the volume is full.""",
     source="llm-d guides/pd-disaggregation (20 GiB in a limit of 16); Kubernetes, emptyDir medium Memory",
 )
 def limit_holds_shm(resolved: Resolved) -> Iterator[Breach]:
@@ -51,7 +51,10 @@ def limit_holds_shm(resolved: Resolved) -> Iterator[Breach]:
     for pool in resolved.pools:
         shm, limit = pool.pod.shm_gib, pool.pod.memory_gib
         if shm and limit and shm >= limit:
-            message = f"shared memory (/dev/shm) may take {shm:g} GiB, and the pod {limit:g}; it would be killed before that is full"
+            message = (
+                f"shared memory (/dev/shm) may take {shm:g} GiB, and the pod {limit:g}; it would "
+                "be killed before that is full"
+            )
             yield Breach(
                 path=f"{pool.name}.pod.memory_gib", message=message, fix=f"use more than {shm:g}"
             )
@@ -147,8 +150,8 @@ def disk_holds_weights(resolved: Resolved) -> Iterator[Breach]:
         needed_gb = _OS_GB + (pod.image_gb or 0.0) + weights_gb
         if (pod.image_gb or weights_gb) and needed_gb > disk_gb:
             message = (
-                f"system, image and weights take {needed_gb:.0f} GB, and the kubelet evicts pods beyond {disk_gb:.0f} GB "
-                f"of the {nodes.declared.root_volume_gib:g} GiB root volume"
+                f"system, image and weights take {needed_gb:.0f} GB, and the kubelet evicts pods beyond "
+                f"{disk_gb:.0f} GB of the {nodes.declared.root_volume_gib:g} GiB root volume"
             )
             least = math.ceil(needed_gb * GB / GIB / (1 - _EVICTION_SHARE))
             fix = f"use root_volume_gib={least} or more, nvme_raid0=True, or a claim for the weights"
@@ -218,8 +221,8 @@ def time_to_load(resolved: Resolved) -> Iterator[Breach]:
         path, budget_s = min(_start_budgets(resolved, pool), key=lambda each: each[1])
         if load_s > budget_s:
             message = (
-                f"{resolved.weights_bytes / GB:.0f} GB of weights take {load_s:.0f} s at {rate:g} GB/s, and the worker is "
-                f"given up after {budget_s:g} s; it would be restarted for ever"
+                f"{resolved.weights_bytes / GB:.0f} GB of weights take {load_s:.0f} s at {rate:g} GB/s, and the worker "
+                f"is given up after {budget_s:g} s; it would be restarted for ever"
             )
             yield Breach(path=path, message=message, fix=f"allow {math.ceil(load_s * 1.5)} s or more, or load faster")
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from pulumi_tandem.check.owned import (
     BREAKING_ENV,
-    OWNED_ENV,
     OWN_ADDRESS,
+    OWNED_ENV,
     OWNED_FLAGS,
     READ_FROM,
     REFUSED_FLAGS,
