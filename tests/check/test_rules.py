@@ -7,7 +7,11 @@ from hypothesis import strategies as st
 import pulumi_tandem as tandem
 from pulumi_tandem.check import RULES, accept
 from tests.builders import codes, findings, laptop_pair, laptop_single, llama_pair
-from tests.check.cases import BROKEN, FINE, Broken
+from tests.check import cases, network_cases, pod_cases
+from tests.check.cases import Broken
+
+BROKEN = [*cases.BROKEN, *network_cases.BROKEN, *pod_cases.BROKEN]
+FINE = [*cases.FINE, *network_cases.FINE, *pod_cases.FINE]
 
 
 @pytest.mark.parametrize("row", BROKEN, ids=lambda row: f"{row.code}-{row.service.name}-{row.says[:20]}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import PydanticUndefined
 
 from pulumi_tandem import check, declare
-from pulumi_tandem.declare import connector, engine, model, pool, service
+from pulumi_tandem.declare import cluster, connector, door, engine, model, nodes, pod, pool, service
 from pulumi_tandem.declare.noun import Noun
 from tandem_worker.agent.decide import Exit
 from tandem_worker.agent.endpoints import Reading
@@ -58,6 +58,15 @@ GROUPS = {
     "009": "Numbers, kernels and images",
     "010": "TensorRT-LLM",
     "011": "What does not go with a hand-over",
+    "020": "Fabric: EFA, RDMA, NVLink",
+    "021": "What else KV meets on its way",
+    "022": "Machines",
+    "023": "Capacity, versions and machine images",
+    "024": "Taints, plugins, memory and permissions of pods",
+    "025": "Disks, tokens, probes and grace periods",
+    "026": "Autoscaling",
+    "027": "Roll-out",
+    "028": "The front door and ports",
 }
 """Heading by the code's first three digits; a rule outside of them needs a new row."""
 
@@ -107,6 +116,24 @@ NOUNS: tuple[tuple[type[Noun], ModuleType], ...] = (
     (declare.Connector, connector),
     (declare.Limits, service),
     (declare.Grace, service),
+    (declare.Cluster, cluster),
+    (declare.SecurityGroup, cluster),
+    (declare.NetworkPolicy, cluster),
+    (declare.DevicePlugin, cluster),
+    (declare.GpuOperator, cluster),
+    (declare.NodePool, nodes),
+    (declare.Capacity, nodes),
+    (declare.PlacementGroup, nodes),
+    (declare.NetworkInterface, nodes),
+    (declare.Taint, nodes),
+    (declare.Toleration, nodes),
+    (declare.Pod, pod),
+    (declare.Probe, pod),
+    (declare.RollingUpdate, pod),
+    (declare.Autoscaler, pod),
+    (declare.Ratio, door),
+    (declare.FrontDoor, door),
+    (declare.TokenSecret, door),
 )
 
 
