@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 import pulumi_tandem as tandem
 from pulumi_tandem.check import RULES, accept
 from tests.builders import codes, findings, laptop_pair, laptop_single, llama_pair
-from tests.check import cases, network_cases, pod_cases
+from tests.check import cases, cases_handover, cases_hardware, cases_network, cases_pods, cases_tensorrt
 from tests.check.cases import Broken
 
-BROKEN = [*cases.BROKEN, *network_cases.BROKEN, *pod_cases.BROKEN]
-FINE = [*cases.FINE, *network_cases.FINE, *pod_cases.FINE]
+ROWS = (cases, cases_handover, cases_hardware, cases_tensorrt, cases_network, cases_pods)
+BROKEN = [row for rows in ROWS for row in rows.BROKEN]
+FINE = [row for rows in ROWS for row in rows.FINE]
 
 
 @pytest.mark.parametrize("row", BROKEN, ids=lambda row: f"{row.code}-{row.service.name}-{row.says[:20]}")

@@ -30,7 +30,10 @@ from pulumi_tandem.finding import DeclarationError, Finding
 from pulumi_tandem.resolve import resolve
 from tests.corpus.translate import Case, LeftOut, translate
 
-SHAPE = ("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "gpus_per_worker", "nodes_per_worker")
+SHAPE = (
+    *("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel"),
+    *("gpus_per_worker", "nodes_per_worker"),
+)
 AROUND = ("cluster", "pod", "pods", "transfer", "front_door", "autoscalers", "prefill_per_decode", "token_secret")
 
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -118,10 +121,9 @@ def judge(case: Case) -> Verdict:
 
 def _verdict(case: Case, word: str, findings: Iterable[Finding], note: str) -> Verdict:
     told = tuple(findings)
-    marks = tuple(f"{each.code}{'' if each.severity == 'error' else 'w'}" for each in told)
-    return Verdict(
-        case["id"], case["kind"], case["layer"], word, tuple(dict.fromkeys(marks)), tuple(each.path for each in told), note
-    )
+    marks = dict.fromkeys(f"{each.code}{'' if each.severity == 'error' else 'w'}" for each in told)
+    paths = tuple(each.path for each in told)
+    return Verdict(case["id"], case["kind"], case["layer"], word, tuple(marks), paths, note)
 
 
 def _word(case: Case, findings: tuple[Finding, ...]) -> str:
@@ -191,9 +193,9 @@ def summary(verdicts: list[Verdict]) -> str:
     count = Counter((each.kind, each.verdict) for each in verdicts)
     counted = Counter(each.kind for each in verdicts if each.verdict != "left out")
     other = count["reject", "other reason"] + count["warn", "other reason"]
+    reject, warn = (f"{count[kind, 'caught']}/{counted[kind]} {kind}" for kind in ("reject", "warn"))
     return (
-        f"caught {count['reject', 'caught']}/{counted['reject']} reject, {count['warn', 'caught']}/{counted['warn']} warn, "
-        f"{other} for another reason; false {count['allow', 'hit']}/{counted['allow']} allow"
+        f"caught {reject}, {warn}, {other} for another reason; false {count['allow', 'hit']}/{counted['allow']} allow"
     )
 
 
@@ -206,7 +208,8 @@ def caught_share(verdicts: list[Verdict]) -> float:
 def _table(verdicts: list[Verdict]) -> Iterator[str]:
     for each in verdicts:
         if each.verdict != "left out":
-            yield f"{each.verdict:12} {each.kind:6} {each.layer:14} {each.id:48} {' '.join(each.codes)} {each.note}".rstrip()
+            words = f"{each.verdict:12} {each.kind:6} {each.layer:14} {each.id:48} {' '.join(each.codes)} {each.note}"
+            yield words.rstrip()
     layers = sorted({each.layer for each in verdicts})
     yield ""
     for layer in layers:
@@ -218,7 +221,9 @@ def _table(verdicts: list[Verdict]) -> Iterator[str]:
 
 def main(words: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m tests.corpus.score", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.corpus.score", description="How much of a corpus the rules catch."
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("--min-caught", type=float, default=0.0, help="least share of reject and warn cases caught")
     parser.add_argument("--max-false", type=int, default=None, help="most allow cases that may be hit")

@@ -61,7 +61,7 @@ def same_context(resolved: Resolved) -> Iterator[Breach]:
 def batch_holds_sequences(resolved: Resolved) -> Iterator[Breach]:
     """Batch tokens are at least the sequences."""
     for pool in resolved.pools:
-        if pool.batch_tokens < pool.sequences:
+        if pool.vllm and pool.batch_tokens < pool.sequences:
             message = (
                 f"a batch of {pool.batch_tokens} tokens cannot hold {pool.sequences} sequences; "
                 "the engine would not start"

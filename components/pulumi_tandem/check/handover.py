@@ -9,11 +9,12 @@ from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
 SLEEP_WITH_NIXL = (0, 33)
 """First vLLM whose NIXL connector can sleep, in pull mode over UCX only."""
 SLEEP_IS_CHECKED = (0, 32)
+_CHANGING = ("--hf-overrides", "--rope-", "--hf-config-path")
 
 
 @rule(
     code="TND0110",
-    title="LMCache's pair has equal tensor parallelism",
+    title="a pair with LMCache has equal tensor parallelism",
     story="""Its disaggregated mode sends from rank to rank of the same number. With another split on the other side the
     ranks that have no partner wait.""",
     source="LMCache PD mode with LMCacheConnectorV1; LMCache discussion of unequal TP",
@@ -34,8 +35,8 @@ def lmcache_ranks(resolved: Resolved) -> Iterator[Breach]:
     code="TND0111",
     severity="warning",
     title="processes that find KV by a hash compute the same hash",
-    story="""LMCache names chunks by Python's hash, which is random in every process unless PYTHONHASHSEED is set. Decode
-    then never finds what prefill stored, and the buffer fills up.""",
+    story="""LMCache names chunks by Python's hash, which is random in every process unless PYTHONHASHSEED is set.
+    Decode then never finds what prefill stored, and the buffer fills up.""",
     source="LMCache docs: PYTHONHASHSEED",
 )
 def one_hash_seed(resolved: Resolved) -> Iterator[Breach]:
@@ -76,9 +77,9 @@ def sleep_is_supported(resolved: Resolved) -> Iterator[Breach]:
     code="TND0113",
     severity="warning",
     title="both-way transfer of sliding windows has equal tensor parallelism",
-    story="""With bidirectional_kv_xfer prefill reads from decode too. On a model with sliding windows and unequal tensor
-    parallelism the decode worker is reported to crash while it loads the other side's description, again after each
-    restart; equal ones work.""",
+    story="""With bidirectional_kv_xfer prefill reads from decode too. On a model with sliding windows and unequal
+    tensor parallelism the decode worker is reported to crash while it loads the other side's description, again after
+    each restart; equal ones work.""",
     source="vllm#50765 (open, August 2026); vllm#37333",
 )
 def both_ways(resolved: Resolved) -> Iterator[Breach]:
@@ -88,8 +89,8 @@ def both_ways(resolved: Resolved) -> Iterator[Breach]:
         return
     if any(pool.connector.extra.get("bidirectional_kv_xfer") for pool in two):
         message = (
-            f"decode is split over {two[1].tensor_parallel} GPUs and prefill over {two[0].tensor_parallel}, with KV moved "
-            "both ways on a model with sliding windows; decode is reported to crash at the handshake"
+            f"decode is split over {two[1].tensor_parallel} GPUs and prefill over {two[0].tensor_parallel}, with KV "
+            "moved both ways on a model with sliding windows; decode is reported to crash at the handshake"
         )
         fix = "use equal tensor_parallel, or drop bidirectional_kv_xfer"
         yield Breach(path="decode.tensor_parallel", message=message, fix=fix)
@@ -97,9 +98,9 @@ def both_ways(resolved: Resolved) -> Iterator[Breach]:
 
 @rule(
     code="TND0114",
-    title="KV moves both ways in pull mode, on both pools",
-    story="""With bidirectional_kv_xfer decode keeps a conversation's KV for prefill to read at the next turn. Both sides
-    take part, and only the pull protocol has it.""",
+    title="transfer both ways is in pull mode, on both pools",
+    story="""With bidirectional_kv_xfer decode keeps a conversation's KV for prefill to read at the next turn. Both
+    sides take part, and only the pull protocol has it.""",
     source="vLLM 0.32/0.33 .../nixl: bidirectional_kv_xfer",
 )
 def both_take_part(resolved: Resolved) -> Iterator[Breach]:
@@ -120,7 +121,7 @@ def both_take_part(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0115",
     severity="warning",
-    title="DSpark speculation is not combined with a hand-over on Hopper",
+    title="speculation with DSpark is not combined with a hand-over on Hopper",
     story="""Its layers add KV that NIXL's handshake does not map with FlashAttention 3; the report is open.""",
     source="vllm#48221 (open)",
 )
@@ -168,6 +169,46 @@ def handshake_compares(resolved: Resolved) -> Iterator[Breach]:
             message = "the handshake's comparison is off; mismatches would become wrong answers"
             path = f"{pool.name}.connector.extra.enforce_handshake_compat"
             yield Breach(path=path, message=message, fix="take it out")
+
+
+@rule(
+    code="TND0118",
+    title="both pools change the model's numbers in the same way",
+    story="""--hf-overrides and its like stretch positions or replace other parts of the model's configuration. KV that
+    was computed with one set of positions and is read with another gives fluent, wrong answers; nothing compares
+    them.""",
+    source="vLLM 0.32/0.33 engine/arg_utils.py hf_overrides; not in compute_nixl_compatibility_hash",
+)
+def same_overrides(resolved: Resolved) -> Iterator[Breach]:
+    """Flags that change the model's configuration are equal on the pair."""
+    two = pair(resolved)
+    if not two:
+        return
+    prefill, decode = (sorted(f for f in split_flags(pool.extra_args) if f[0].startswith(_CHANGING)) for pool in two)
+    if prefill != decode:
+        message = f"decode has {_flags(decode)} and prefill {_flags(prefill)}; KV of one would be wrong for the other"
+        yield Breach(path="decode.extra_args", message=message, fix="give both pools the same of these flags")
+
+
+@rule(
+    code="TND0119",
+    title="a TensorRT-LLM server has its pool's role",
+    story="""A context server reads prompts and a generation server writes answers. Two of one kind register with the
+    orchestrator, which then waits for the other.""",
+    source="TensorRT-LLM 1.2 trtllm-serve --server_role",
+)
+def server_roles(resolved: Resolved) -> Iterator[Breach]:
+    """server_role is CONTEXT on prefill and GENERATION on decode."""
+    right = {"prefill": "CONTEXT", "decode": "GENERATION"}
+    for pool in pair(resolved) or ():
+        given = pool.tensorrt_llm.server_role if pool.tensorrt_llm else None
+        if given not in (None, right[pool.name]):
+            message = f"{pool.name} is declared {given!r}; the orchestrator would wait for a {right[pool.name]} server"
+            yield Breach(path=f"{pool.name}.engine.server_role", message=message, fix=f"write {right[pool.name]!r}")
+
+
+def _flags(flags: list[tuple[str, ...]]) -> str:
+    return " ".join(word for flag in flags for word in flag) or "none"
 
 
 def _by(resolved: Resolved, family: str) -> tuple[ResolvedPool, ResolvedPool] | None:

@@ -23,8 +23,8 @@ NATIVE = {"fp8": 89, "nvfp4": 100, "mxfp8": 100, "int8": 75, "bfloat16": 0}
 @rule(
     code="TND0090",
     title="the GPU computes in the dtype",
-    story="""bfloat16 came with compute capability 8.0. A T4 or V100 has float16 only, and the engine refuses the dtype at
-    start.""",
+    story="""bfloat16 came with compute capability 8.0. A T4 or V100 has float16 only, and the engine refuses the
+    dtype at start.""",
     source="vLLM 0.32/0.33 platforms/cuda.py check_if_supports_dtype",
 )
 def dtype_exists(resolved: Resolved) -> Iterator[Breach]:
@@ -32,8 +32,8 @@ def dtype_exists(resolved: Resolved) -> Iterator[Breach]:
     for pool in resolved.pools:
         if pool.dtype == "bfloat16" and 0 < pool.gpu.compute_capability < 80:
             message = (
-                f"{pool.gpu.name} (compute capability {_capability(pool)}) has no bfloat16, which needs 8.0; the engine "
-                "would not start"
+                f"{pool.gpu.name} (compute capability {_capability(pool)}) has no bfloat16, which needs 8.0; the "
+                "engine would not start"
             )
             yield Breach(path=f"{pool.name}.dtype", message=message, fix="set dtype='float16' on the model")
 
@@ -65,8 +65,8 @@ def kernels_exist(resolved: Resolved) -> Iterator[Breach]:
     code="TND0092",
     severity="warning",
     title="the GPU computes in the checkpoint's numbers",
-    story="""Where the hardware lacks them, weights are unpacked to 16 bits before every product: the memory is saved, the
-    speed is that of 16 bits or less. A plan made from the data sheet of the format is then wrong.""",
+    story="""Where the hardware lacks them, weights are unpacked to 16 bits before every product: the memory is saved,
+    the speed is that of 16 bits or less. A plan made from the data sheet of the format is then wrong.""",
     source="vLLM 0.33 quantization: Marlin kernels below the native capability",
 )
 def numbers_are_native(resolved: Resolved) -> Iterator[Breach]:
@@ -88,9 +88,9 @@ def numbers_are_native(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0093",
     title="blocks of FP8 scales are not cut by tensor parallelism",
-    story="""In checkpoints like DeepSeek's, 128 x 128 weights share a scale. Each GPU's part of a matrix must hold whole
-    blocks: 1536 wide experts split over 8 are 192, one and a half. Experts that stay whole (expert parallelism) are not
-    cut.""",
+    story="""In checkpoints like DeepSeek's, 128 x 128 weights share a scale. Each GPU's part of a matrix must hold
+    whole blocks: 1536 wide experts split over 8 are 192, one and a half. Experts that stay whole (expert parallelism)
+    are not cut.""",
     source="vLLM 0.32/0.33 quantization/fp8.py, fp8_utils.py validate_fp8_block_shape; sglang has the same check",
 )
 def scales_are_whole(resolved: Resolved) -> Iterator[Breach]:
@@ -116,9 +116,9 @@ def scales_are_whole(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0094",
     title="the KV type exists for the model and the GPU",
-    story="""KV in NVFP4 needs Blackwell and is not there for latent attention; the _ds_mla types are for latent attention
-    only. FP8 in FLASH_ATTN needs compute capability 9.0: on older GPUs the engine changes to FLASHINFER, unless the
-    backend is named.""",
+    story="""KV in NVFP4 needs Blackwell and is not there for latent attention; the _ds_mla types are for latent
+    attention only. FP8 in FLASH_ATTN needs compute capability 9.0: on older GPUs the engine changes to FLASHINFER,
+    unless the backend is named.""",
     source="vLLM 0.32/0.33 v1/attention/backends, platforms/cuda.py",
 )
 def kv_type_exists(resolved: Resolved) -> Iterator[Breach]:
@@ -184,8 +184,8 @@ def image_runs(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0097",
     title="both pools run one engine image",
-    story="""The engine's version is in the handshake, down to its patch and build. Two tags of one image are two versions;
-    a pool that is upgraded alone stops exchanging KV with the other.""",
+    story="""The engine's version is in the handshake, down to its patch and build. Two tags of one image are two
+    versions; a pool that is upgraded alone stops exchanging KV with the other.""",
     source="vLLM 0.32/0.33 .../nixl/metadata.py compute_nixl_compatibility_hash: vllm_version",
 )
 def same_image(resolved: Resolved) -> Iterator[Breach]:
@@ -202,8 +202,8 @@ def same_image(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0098",
     title="the image has the engine's version",
-    story="""Every rule here goes by the declared version. An image with another one is another engine, with other rules,
-    and its handshake says so.""",
+    story="""Every rule here goes by the declared version. An image with another one is another engine, with other
+    rules, and its handshake says so.""",
     source="vLLM's image tags: vllm/vllm-openai:vVERSION",
 )
 def image_is_the_version(resolved: Resolved) -> Iterator[Breach]:

@@ -147,7 +147,8 @@ def enough_gpus(resolved: Resolved) -> Iterator[Breach]:
     code="TND0026",
     severity="warning",
     title="a worker uses all of its GPUs",
-    story="""GPUs beyond what the parallelism takes are reserved for the worker, and idle: nobody else can have them.""",
+    story="""GPUs beyond what the parallelism takes are reserved for the worker, and idle: nobody else can have
+    them.""",
     source="pulumi_tandem.check",
 )
 def no_idle_gpus(resolved: Resolved) -> Iterator[Breach]:

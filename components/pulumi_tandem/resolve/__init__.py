@@ -29,9 +29,9 @@ from pulumi_tandem.declare import (
     Transfer,
     Vllm,
     Workload,
-    with_pinned_pools,
 )
-from pulumi_tandem.declare.model import DTYPE_BYTES, GIB
+from pulumi_tandem.declare.model import GIB
+from pulumi_tandem.declare.pinned import with_pinned_pools
 from pulumi_tandem.finding import DeclarationError, Finding
 from pulumi_tandem.resolve.engine import (
     HYBRID_BY_DEFAULT,
@@ -297,10 +297,9 @@ def _weights(service: Service, unknown: list[Finding]) -> _Weights | None:
             return None
     shape = model.architecture or (row and row.architecture)
     assert shape is not None
-    weights_gib = model.weights_gib or (row and row.weights_gib)
-    if weights_gib:
-        return _Weights(shape, int(weights_gib * GIB))
-    return _Weights(shape, shape.parameters * DTYPE_BYTES[model.dtype or shape.dtype])
+    if model.weights_gib:
+        return _Weights(shape, int(model.weights_gib * GIB))
+    return _Weights(shape, shape.weights_bytes(model.dtype or shape.dtype))
 
 
 @dataclass(frozen=True, slots=True)
