@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 import pulumi_tandem as tandem
 from pulumi_tandem.check import RULES, accept
 from tests.builders import codes, findings, laptop_pair, laptop_single, llama_pair
-from tests.check import cases, cases_handover, cases_hardware, cases_tensorrt
+from tests.check import cases, cases_handover, cases_hardware, cases_network, cases_pods, cases_tensorrt
 from tests.check.cases import Broken
 
-ROWS = (cases, cases_handover, cases_hardware, cases_tensorrt)
+ROWS = (cases, cases_handover, cases_hardware, cases_tensorrt, cases_network, cases_pods)
 BROKEN = [row for rows in ROWS for row in rows.BROKEN]
 FINE = [row for rows in ROWS for row in rows.FINE]
 

@@ -111,6 +111,8 @@ def _leave_out(case: Case) -> None:
         gpu = str(role.get("gpu")).partition("-MIG-")[0]
         if GPUS.get(gpu, gpu) not in catalog.names("gpus"):
             raise LeftOut(f"a GPU that the catalog does not have: {gpu}")
+    if reason := translate_cluster.left_out(case):
+        raise LeftOut(reason)
     for product, reason in PRODUCTS.items():
         if any(product in _flat(part) or product in part for part in (*roles, case.get("cluster") or {})):
             raise LeftOut(reason)
@@ -387,6 +389,8 @@ def _env(case: Case, keys: Case) -> dict[str, str]:
     nixl = str(keys.get("kv_connector", "")).startswith("Nixl") and case["engine"] == "vllm"
     if nixl and "side_channel_host" not in injects:
         env.setdefault(SIDE_CHANNEL, "localhost")
+    if "engine_ready_timeout_s" in keys:
+        env["VLLM_ENGINE_READY_TIMEOUT_S"] = str(keys["engine_ready_timeout_s"])
     return env
 
 
