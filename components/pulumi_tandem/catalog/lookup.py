@@ -5,12 +5,14 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pulumi_tandem.declare.model import Architecture
 from pulumi_tandem.finding import nearest
 
 Table = Literal["gpus", "instances", "models", "engines"]
+TABLES: tuple[Table, ...] = get_args(Table)
+"""Tables whose rows have names."""
 
 
 class UnknownName(LookupError):
@@ -166,6 +168,11 @@ def engine(kind: str, version: str) -> Engine:
         cpu_kv_dtypes=tuple(row.pop("cpu_kv_dtypes")),
         **row,
     )
+
+
+def releases(kind: str) -> tuple[str, ...]:
+    """Releases of an engine that have a row, oldest first. Raises UnknownName."""
+    return tuple(_row("engines", kind))
 
 
 def version(text: str) -> tuple[int, ...]:
