@@ -222,7 +222,7 @@ def test_everything_that_is_wrong_is_told_at_once():
     assert told["config.json.num_hidden_layers"] == "'many' is no whole number of at least 1"
     assert told["config.json.num_key_value_heads"] == "32 attention heads cannot share 5 heads of keys and values"
     assert "'int3'" in told["config.json.dtype"]
-    assert {finding.code for finding in caught.value.findings} == {"TND0006"}
+    assert {finding.code for finding in caught.value.findings} == {"TND0007"}
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ register(
 )
 register(
     Rule(
-        code="TND0006",
+        code="TND0007",
         title="a config.json is one of a model whose memory can be computed",
         story="""Model.from_config reads the shape of a model from the config.json that comes with its weights. A key
         that is missing, contradicts another or names a mechanism that has no formula here would make weights, KV and

@@ -44,7 +44,7 @@ class Model(Noun):
         hf_quant_config.json holds, where a checkpoint has one; in a folder it is found. `fields` are the model's own:
         `name` (default: the config's `_name_or_path`), `path`, `revision`, ...
 
-        Raises DeclarationError with every key that is missing, contradicts another or is not understood (TND0006).
+        Raises DeclarationError with every key that is missing, contradicts another or is not understood (TND0007).
         """
         if isinstance(config, str):
             config, quantisation = read_folder(config, quantisation)

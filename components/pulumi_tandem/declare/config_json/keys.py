@@ -5,7 +5,7 @@ from typing import cast
 
 from pulumi_tandem.finding import Finding
 
-CODE = "TND0006"
+CODE = "TND0007"
 PLACEHOLDER = 1
 """Stands for a number that is missing, so that the rest is still read; an `Architecture` is never made of it."""
 
