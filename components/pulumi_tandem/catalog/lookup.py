@@ -113,6 +113,9 @@ class Engine:
     cpu_block_multiple: int
     """A KV block of the CPU build must hold a multiple of so many tokens."""
     source: str
+    factors: tuple[str, ...] = ()
+    """What both sides of a hand-over must have in common because the engine compares it, in the words of a worker's
+    factors; empty: not read."""
     deployable: bool = True
     """False: its declarations are checked, by what is known of the release, and not deployed."""
 
@@ -166,6 +169,7 @@ def engine(kind: str, version: str) -> Engine:
         version=version,
         kv_dtypes=tuple(row.pop("kv_dtypes")),
         cpu_kv_dtypes=tuple(row.pop("cpu_kv_dtypes")),
+        factors=tuple(row.pop("factors", ())),
         **row,
     )
 
