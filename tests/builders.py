@@ -45,6 +45,21 @@ def llama_pair(
     return tandem.Service(**(fields | changes))
 
 
+def planned_pair(requests_per_s: float = 8.0, gpus: tuple[str, ...] = ("H100",), **changes: Any) -> tandem.Service:
+    """Llama 3.1 8B over EFA, both pools to be planned."""
+    fields: dict[str, Any] = {
+        "name": "chat",
+        "model": tandem.Model(name="Llama-3.1-8B-Instruct"),
+        "context_tokens": 8192,
+        "prefill": tandem.Auto(gpus=gpus),
+        "decode": tandem.Auto(gpus=gpus),
+        "workload": tandem.Workload(requests_per_s=requests_per_s, prompt_tokens=3000, output_tokens=150),
+        "objectives": tandem.Objectives(ttft_ms=1000, tpot_ms=30),
+        "transfer": tandem.Transfer(transport="efa"),
+    }
+    return tandem.Service(**(fields | changes))
+
+
 def findings(service: tandem.Service) -> tuple[Finding, ...]:
     """What the rules say of a service."""
     return check(resolve(service))

@@ -246,6 +246,12 @@ BROKEN = [
         ("llama.prefill.env.X_PORT", "llama.decode.extra_args"),
         "port 9090 is fixed for 2 workers",
     ),
+    Broken(
+        "TND0303",
+        llama_pair(workload=tandem.Workload(requests_per_s=1, prompt_tokens=8000, output_tokens=200)),
+        ("llama.workload",),
+        "prompts of 8000 and answers of 200 tokens are together more than the context of 8192",
+    ),
 ]
 
 FINE = [
@@ -324,4 +330,5 @@ FINE = [
     ("TND0053", llama_pair({"extra_args": ("--hf-overrides", "--max-num-seqs-of-mine")})),
     ("TND0054", llama_pair({"env": {"X_PORT": "9090"}}, {"env": {"X_PORT": "9091"}})),
     ("TND0054", llama_pair({"env": {"X_PORT": "auto", "SUPPORTED": "1"}, "workers": 2})),
+    ("TND0303", llama_pair(workload=tandem.Workload(requests_per_s=1, prompt_tokens=8000, output_tokens=192))),
 ]

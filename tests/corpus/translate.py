@@ -9,7 +9,7 @@ is written out, so that the mistake of leaving it out stays one. Read are `engin
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from math import lcm
+from math import ceil, lcm
 from typing import Any
 
 import pulumi_tandem as tandem
@@ -30,7 +30,8 @@ VLLM_OF_DYNAMO = (((1, 5), "0.23.0"), ((99,), "0.31.0"))
 NEWEST = {"vllm": "0.33.0", "tensorrt-llm": "1.2.1"}
 CONTEXT_TOKENS = 8_192
 """A context that nobody declared is taken as one that fits: the corpus holds that all else follows good defaults."""
-HEADROOM = 1.0
+MIXTURE = 3.0
+"""Times the parameters of a dense model of the same heads from which a model is a mixture of experts."""
 
 GPUS = {
     "T4-16GB": "T4", "A10-24GB": "A10", "A10G-24GB": "A10G", "L4-24GB": "L4", "L40S-48GB": "L40S", "H100-80GB": "H100",
@@ -77,7 +78,7 @@ TRANSPORTS = (("cuda_ipc", "cuda_ipc"), ("rc", "rdma"), ("ib", "rdma"), ("sm", "
 """Words of UCX_TLS, in the order in which they decide, and the transport that stands for them."""
 
 
-class LeftOut(Exception):  # noqa: N818  (no error: a case that is about something else)
+class LeftOut(Exception):
     """A case whose mechanism is not ours, with the reason."""
 
 
@@ -161,23 +162,18 @@ def _model(case: Case, roles: dict[str, Case]) -> tandem.Model:
 
 
 def _architecture(model: Case, roles: dict[str, Case]) -> tandem.Architecture:
-    """The shape that the case states; a width that it does not state is one that every split divides."""
-    layers, latent = model["layers"], model.get("attention") == "MLA"
-    head_dim = 128 if latent else model["head_dim"]
-    hidden = model["attention_heads"] * head_dim
-    splits = lcm(*(role.get("tensor_parallel", 1) * role.get("data_parallel", 1) for role in roles.values()))
-    neutral = 128 * splits * max(1, round(4 * hidden / (128 * splits)))
-    experts = model.get("experts", 1)
-    hybrid = model.get("hybrid", "")
+    """The shape that the case states."""
+    layers, latent, hybrid = model["layers"], model.get("attention") == "MLA", model.get("hybrid", "")
+    experts, hidden, width = _widths(model, roles)
     dense = model.get("intermediate_size") if experts > 1 else None
     quantisation = model.get("quantisation")
     return tandem.Architecture(
         layers=layers,
         attention_heads=model["attention_heads"],
         kv_heads=model["kv_heads"],
-        head_dim=head_dim,
+        head_dim=128 if latent else model["head_dim"],
         hidden=hidden,
-        intermediate=(model.get("moe_intermediate_size") if experts > 1 else model.get("intermediate_size")) or neutral,
+        intermediate=width,
         vocabulary=128_000,
         positions_max=model["max_position"],
         experts=experts,
@@ -191,6 +187,28 @@ def _architecture(model: Case, roles: dict[str, Case]) -> tandem.Architecture:
         quantisation=tandem.Quantisation(**QUANTISATIONS[quantisation]) if quantisation in QUANTISATIONS else None,
         dtype=model.get("dtype", "bfloat16"),
     )
+
+
+def _widths(model: Case, roles: dict[str, Case]) -> tuple[int, int, int]:
+    """Experts, width of the model and of one feed-forward block; what is not stated follows from the parameters.
+
+    A width that is not stated is one that every split divides, so that no rule can trip over it. A model that has
+    several times the parameters of a dense one of its heads is a mixture of experts, whether it says so or not.
+    """
+    hidden = model["attention_heads"] * (128 if model.get("attention") == "MLA" else model["head_dim"])
+    splits = lcm(*(role.get("tensor_parallel", 1) * role.get("data_parallel", 1) for role in roles.values()))
+    parameters = model["params_b"] * 1e9 / model["layers"]
+    mixture = "experts" in model or "moe_intermediate_size" in model or parameters > MIXTURE * 12 * hidden**2
+    if not mixture:
+        return 1, hidden, model.get("intermediate_size") or _neutral(4 * hidden, splits)
+    experts = model.get("experts") or splits * ceil(256 / splits)
+    if stated := model.get("moe_intermediate_size"):
+        return experts, max(128, round(parameters / (3 * stated * experts))), stated
+    return experts, hidden, _neutral(parameters / (3 * hidden * experts), splits)
+
+
+def _neutral(width: float, splits: int) -> int:
+    return 128 * splits * max(1, round(width / (128 * splits)))
 
 
 def _context(case: Case, roles: dict[str, Case]) -> int:

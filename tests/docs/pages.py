@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import PydanticUndefined
 
 from pulumi_tandem import check, declare
-from pulumi_tandem.declare import connector, engine, model, pool, service
+from pulumi_tandem.declare import architecture, auto, connector, engine, model, pool, service, workload
 from pulumi_tandem.declare.noun import Noun
 from tandem_worker.agent.decide import Exit
 from tandem_worker.agent.endpoints import Reading
@@ -58,6 +58,7 @@ GROUPS = {
     "009": "Numbers, kernels and images",
     "010": "TensorRT-LLM",
     "011": "What does not go with a hand-over",
+    "030": "Load, objectives and plans",
 }
 """Heading by the code's first three digits; a rule outside of them needs a new row."""
 
@@ -97,9 +98,13 @@ def rules_page() -> str:
 NOUNS: tuple[tuple[type[Noun], ModuleType], ...] = (
     (declare.Service, service),
     (declare.Pool, pool),
+    (declare.Auto, auto),
+    (declare.Workload, workload),
+    (declare.Lengths, workload),
+    (declare.Objectives, workload),
     (declare.Model, model),
-    (declare.Architecture, model),
-    (declare.Quantisation, model),
+    (declare.Architecture, architecture),
+    (declare.Quantisation, architecture),
     (declare.Vllm, engine),
     (declare.TensorRtLlm, engine),
     (declare.Speculation, engine),

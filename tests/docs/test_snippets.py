@@ -114,7 +114,7 @@ def test_a_page_has_one_title(path: Path):
 def declared(block: Block) -> list[declare.Service]:
     """The services of a block; its component is left to `test_programs_construct`."""
     text = re.sub(r"^inference = .*", "", block.text, flags=re.DOTALL | re.MULTILINE)
-    values: dict[str, object] = {}
+    values: dict[str, object] = {"__file__": str(ROOT / "stacks" / "chat.py")}
     exec(compile(text, block.place, "exec"), values)
     return [value for value in values.values() if isinstance(value, declare.Service)]
 

@@ -194,8 +194,13 @@ def expert_share(shape: Architecture) -> float:
     """Share of the weights that routed experts are; 0 for a dense model."""
     if shape.experts == 1:
         return 0.0
-    experts = 3 * shape.hidden * shape.intermediate * shape.experts * (shape.layers - shape.dense_layers)
-    return min(1.0, experts / shape.parameters)
+    block = 3 * shape.hidden
+    experts = block * shape.intermediate * shape.experts * (shape.layers - shape.dense_layers)
+    attention = shape.layers * shape.hidden * shape.head_dim * 2 * (shape.attention_heads + shape.kv_heads)
+    embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied_embeddings else 2)
+    dense = shape.dense_layers * block * (shape.dense_intermediate or shape.intermediate)
+    shared = (shape.layers - shape.dense_layers) * block * shape.intermediate * shape.shared_experts
+    return experts / (experts + attention + embeddings + dense + shared)
 
 
 def _budget_gib(pool: ResolvedPool) -> float:

@@ -101,12 +101,12 @@ def scales_are_whole(resolved: Resolved) -> Iterator[Breach]:
         assert block
         for what, width, split in _cuts(shape, pool):
             if split > 1 and (width % split or (width // split) % max(block)):
-                whole = max(n for n in range(1, split) if width % n == 0 and (width // n) % max(block) == 0)
+                whole = [n for n in range(1, split) if width % n == 0 and (width // n) % max(block) == 0]
                 message = (
                     f"{what} of width {width} split over {split} GPUs is {width / split:g} on each, no multiple of the "
                     f"{max(block)} weights that share a scale; the engine would stop while it loads"
                 )
-                fix = f"use tensor_parallel={whole}"
+                fix = f"use tensor_parallel={max(whole, default=1)}"
                 if shape.experts > 1 and not pool.expert_parallel:
                     fix += ", or expert_parallel=True, which leaves experts whole"
                 yield Breach(path=f"{pool.name}.tensor_parallel", message=message, fix=fix)

@@ -18,6 +18,8 @@ UNEQUAL_BLOCKS = (0, 12)
 """First vLLM that moves KV between unequal block sizes: vllm#26759."""
 PREFILL_LARGER = (0, 13)
 """First vLLM that takes prefill with more tensor parallelism than decode: vllm#27274."""
+UNEQUAL_FROM = (0, 9)
+"""First vLLM with a NIXL connector."""
 REPLICATED_DECODE = (0, 24)
 """First vLLM whose handshake knows that with more GPUs than KV heads each holds one head: vllm#45879, merged in
 June 2026; vllm#45330 saw it in 0.21."""
@@ -196,7 +198,7 @@ def ratio_of_release(resolved: Resolved) -> Iterator[Breach]:
     latent = resolved.architecture.latent_dim > 0
     per_rank = [max(1, heads // pool.tensor_parallel) for pool in two]
     replicated = per_rank[0] * prefill.tensor_parallel != per_rank[1] * decode.tensor_parallel
-    beyond = replicated and not latent and decode.release_numbers < REPLICATED_DECODE
+    beyond = replicated and not latent and UNEQUAL_FROM <= decode.release_numbers < REPLICATED_DECODE
     reasons = {
         f"vLLM {decode.engine.version} takes no decode that is split less than prefill": (
             prefill.tensor_parallel > decode.tensor_parallel and decode.release_numbers < PREFILL_LARGER

@@ -12,7 +12,7 @@ register(
         story="""A deployment does what was committed, so its pools are never decided while it runs: `tandem plan
         FILE --write` writes the shape that it chose into FILE's `.plan.json`, which is looked at and committed like any
         other change, and `plan=tandem.plan_of(__file__)` reads it.""",
-        source="pulumi_tandem.declare.auto",
+        source="pulumi_tandem.declare.pinned",
     )
 )
 register(
@@ -22,7 +22,7 @@ register(
         story="""A pin holds a hash of what planning read: model, engine, context, load, objectives, prices, pools. When
         one of them changes, the shape may be too small or needlessly large, and nobody would notice before the load
         comes. A newer release that plans better does not change the hash: it never changes a deployment by itself.""",
-        source="pulumi_tandem.declare.auto",
+        source="pulumi_tandem.declare.pinned",
     )
 )
 register(

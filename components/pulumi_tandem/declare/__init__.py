@@ -6,7 +6,7 @@ what cannot be meant (an unknown field, a wrong type, a number out of range) and
 fit together is the business of `check`.
 """
 
-from pulumi_tandem.declare.auto import Auto, Pin, Pins, PoolShape, planning_hash, with_pinned_pools
+from pulumi_tandem.declare.auto import Auto, Pin, Pins, PoolShape
 from pulumi_tandem.declare.cluster import Cluster, DevicePlugin, GpuOperator, NetworkPolicy, SecurityGroup
 from pulumi_tandem.declare.connector import Connector
 from pulumi_tandem.declare.door import FrontDoor, Ratio, TokenSecret
@@ -59,6 +59,4 @@ __all__ = [
     "Transfer",
     "Vllm",
     "Workload",
-    "planning_hash",
-    "with_pinned_pools",
 ]

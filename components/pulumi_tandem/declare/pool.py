@@ -64,10 +64,6 @@ class Pool(Noun):
     """Default: the model's."""
     model_path: str | None = None
     """Default: the model's."""
-    pod: Pod = Pod()
-    """What its pods are given, where the service runs in Kubernetes."""
-    autoscalers: tuple[Autoscaler, ...] = ()
-    """What moves `workers`; more than one is a mistake. Default: nothing does."""
     model_revision: str | None = None
     """Default: the model's."""
     image: str | None = None
@@ -79,3 +75,7 @@ class Pool(Noun):
     share its memory. Default: a GPU of its own."""
     mig: str | None = None
     """Profile of the slice that stands for each GPU: `3g.20gb`. Default: whole GPUs."""
+    pod: Pod = Pod()
+    """What its pods are given, where the service runs in Kubernetes."""
+    autoscalers: tuple[Autoscaler, ...] = ()
+    """What moves `workers`; more than one is a mistake. Default: nothing does."""

@@ -15,7 +15,7 @@ class Lengths(Noun):
 
     mean: float = Field(ge=1)
     """Tokens."""
-    variation: float = Field(default=1.0, ge=0, le=10)
+    variation: float = Field(default=1.0, ge=0)
     """Standard deviation over mean: 0 when all are alike, as in benchmarks; about 1 for chats."""
 
     @classmethod

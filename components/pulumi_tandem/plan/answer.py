@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from pulumi_tandem import catalog
 from pulumi_tandem.check import check
-from pulumi_tandem.declare import Auto, DeclarationError, Pin, Service, planning_hash
+from pulumi_tandem.declare import Auto, DeclarationError, Pin, Service
+from pulumi_tandem.declare.pinned import planning_hash
 from pulumi_tandem.finding import Finding
 from pulumi_tandem.plan.candidate import candidate, gpus_of, pools_of
 from pulumi_tandem.plan.demand import demand

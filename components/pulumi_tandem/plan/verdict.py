@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 CLEARLY = 0.15
 """By how much less than its rival the winner must need to win clearly."""
-IDLE = 0.6
-"""A pool that is used less than this pays for whole workers more than for its load."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +110,10 @@ def _why(within: "Space", pair: Option, serve: Option, *, winner: Option) -> str
     )
     if winner is pair:
         return f"{told}; it runs {both.running:.0f} requests at once, a worker that only decodes {decode.running:.0f}."
-    idle = [f"{pool.name} {pool.busy:.0%}" for pool in (prefill, decode) if pool.busy < IDLE]
-    if idle:
-        return f"{told}. Two pools need whole workers of both kinds, and this load uses of them: {', '.join(idle)}."
-    return f"{told}. That costs less than GPUs that do one phase only: prefill workers would read {prefill.busy:.0%}."
+    return (
+        f"{told}. That is little to win for GPUs that do one phase only: of two pools this load would use "
+        f"{prefill.busy:.0%} of prefill and {decode.busy:.0%} of decode."
+    )
 
 
 def _nothing(within: "Space") -> list[str]:

@@ -4,12 +4,9 @@ Input: `Service`. Output: `Resolved`, plain data; equal input gives equal output
 stage looks a fact up, and nothing is None that a later stage needs.
 """
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
-
-from pydantic import JsonValue
+from dataclasses import dataclass
+from typing import TypeVar
 
 from pulumi_tandem import catalog
 from pulumi_tandem.catalog import Gpu, Nodes, UnknownName
@@ -17,7 +14,6 @@ from pulumi_tandem.declare import (
     Architecture,
     Autoscaler,
     Cluster,
-    Connector,
     Engine,
     FrontDoor,
     Grace,
@@ -33,12 +29,38 @@ from pulumi_tandem.declare import (
     Transfer,
     Vllm,
     Workload,
-    with_pinned_pools,
 )
-from pulumi_tandem.declare.model import DTYPE_BYTES, GIB
+from pulumi_tandem.declare.model import GIB
+from pulumi_tandem.declare.pinned import with_pinned_pools
 from pulumi_tandem.finding import DeclarationError, Finding
+from pulumi_tandem.resolve.engine import (
+    HYBRID_BY_DEFAULT,
+    HYBRID_CONNECTORS,
+    Phase,
+    ResolvedConnector,
+    attention_backend,
+    default_backend,
+    default_block_tokens,
+    default_hybrid,
+    draft_kv_of,
+    gpu_slice,
+    resolved_connector,
+    split_flags,
+)
 
-Phase = Literal["prefill", "decode"]
+__all__ = [
+    "HYBRID_BY_DEFAULT",
+    "HYBRID_CONNECTORS",
+    "UNBOUND",
+    "Phase",
+    "Resolved",
+    "ResolvedConnector",
+    "ResolvedPool",
+    "attention_backend",
+    "resolve",
+    "split_flags",
+]
+
 _Row = TypeVar("_Row")
 
 CPU_ENGINE_GIB = 2.0
@@ -51,44 +73,6 @@ BF16_GAP_NATS = 0.5
 FLOAT32_GAP_NATS = 0.01
 """Prefill and decode kernels sum in another order: in bfloat16, answers of 14 of 20 requests were equal token for
 token and the rest parted at near ties; in float32 all 20 were equal (vLLM 0.32.0 on a CPU)."""
-
-
-HYBRID_CONNECTORS = frozenset({
-    "NixlConnector", "NixlPullConnector", "NixlPushConnector", "MooncakeConnector", "MooncakeStoreConnector",
-    "MoRIIOConnector", "OffloadingConnector", "SimpleCPUOffloadConnector", "HiSparseConnector", "DecodeBenchConnector",
-})  # fmt: skip
-"""Connectors that move the blocks of several kinds of layers; with another one vLLM manages all layers alike.
-Source: classes with SupportsHMA in vLLM 0.33 distributed/kv_transfer/kv_connector/v1."""
-HYBRID_BY_DEFAULT = (0, 21)
-"""First vLLM that leaves layers managed apart where a connector can have it. Source: vllm#41847, merged in May 2026."""
-METHODS_WITHOUT_KV = frozenset({"ngram", "ngram_gpu", "suffix", "medusa", "mlp_speculator", "lookahead"})
-"""Methods that guess without layers of attention of their own. Source: vLLM 0.32 config/speculative.py."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolvedConnector:
-    """How a pool exchanges KV; `Connector` says what each field means."""
-
-    name: str | None
-    role: str
-    buffer_device: str
-    load_failure: str
-    extra: dict[str, JsonValue]
-    """As declared: what Tandem lays under it is the business of lowering."""
-    fields: dict[str, JsonValue]
-
-    @property
-    def backends(self) -> tuple[str, ...]:
-        """NIXL's backends as declared by hand; empty: what the transport needs."""
-        given = self.extra.get("backends")
-        return tuple(str(each) for each in given) if isinstance(given, list) else ()
-
-    @property
-    def children(self) -> tuple[str, ...]:
-        """Names of the connectors that a MultiConnector is made of."""
-        given = self.extra.get("connectors")
-        found = given if isinstance(given, list) else []
-        return tuple(str(each.get("kv_connector") if isinstance(each, dict) else each) for each in found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +144,7 @@ class ResolvedPool:
     @property
     def draft_kv(self) -> str:
         """Method and model of a speculation that has KV of its own, which both pools must share; empty: none."""
-        return _draft_kv(self.engine.speculation)
+        return draft_kv_of(self.engine.speculation)
 
     @property
     def vllm(self) -> Vllm | None:
@@ -313,10 +297,18 @@ def _weights(service: Service, unknown: list[Finding]) -> _Weights | None:
             return None
     shape = model.architecture or (row and row.architecture)
     assert shape is not None
-    weights_gib = model.weights_gib or (row and row.weights_gib)
-    if weights_gib:
-        return _Weights(shape, int(weights_gib * GIB))
-    return _Weights(shape, shape.parameters * DTYPE_BYTES[model.dtype or shape.dtype])
+    if model.weights_gib:
+        return _Weights(shape, int(model.weights_gib * GIB))
+    return _Weights(shape, shape.weights_bytes(model.dtype or shape.dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What the catalog says of one pool."""
+
+    gpu: Gpu
+    release: catalog.Engine
+    weights: _Weights
 
 
 def _pool(
@@ -334,6 +326,12 @@ def _pool(
     release = _find(lambda: catalog.engine(kind, engine.version), engine_path, "", unknown)
     if gpu is None or release is None or weights is None:
         return None
+    whole_or_slice = gpu if pool.mig is None else gpu_slice(gpu, pool.mig)
+    return _filled(service, name, pool, _Facts(whole_or_slice, release, weights))
+
+
+def _filled(service: Service, name: str, pool: Pool, facts: _Facts) -> ResolvedPool:
+    engine, gpu, weights = pool.engine or service.engine, facts.gpu, facts.weights
     on_cpu = gpu.name == "cpu"
     phase: Phase = "prefill" if name == "prefill" else "decode"
     both = name == "serve" or service.survivors_serve_both
@@ -343,13 +341,13 @@ def _pool(
     kv_cache_gib = pool.kv_cache_gib or (1.0 if on_cpu else None)
     path_of_model = pool.model_path or service.model.path
     cpu_gib = weights.bytes_in_all / GIB + (kv_cache_gib or 0.0) * tensor_parallel + CPU_ENGINE_GIB
-    connector = _connector(pool.connector or service.transfer.connector or Connector(), phase, engine, on_cpu)
+    connector = resolved_connector(pool.connector or service.transfer.connector, phase, engine, on_cpu=on_cpu)
     latent = weights.shape.latent_dim > 0
     return ResolvedPool(
         name=name,
         phase=phase,
         phases=("prefill", "decode") if both else (phase,),
-        gpu=gpu if pool.mig is None else _slice(gpu, pool.mig),
+        gpu=gpu,
         gpus_per_worker=0 if on_cpu else pool.gpus_per_worker or tensor_parallel * shared,
         workers=pool.workers,
         tensor_parallel=tensor_parallel,
@@ -358,19 +356,19 @@ def _pool(
         expert_parallel=pool.expert_parallel,
         nodes_per_worker=pool.nodes_per_worker,
         engine=engine,
-        release=release,
+        release=facts.release,
         connector=connector,
         model_ref=path_of_model or service.model.name,
         model_path=path_of_model,
         model_revision=pool.model_revision or service.model.revision,
         dtype=pool.dtype or service.model.dtype or weights.shape.dtype,
         kv_dtype=pool.kv_dtype,
-        attention_backend=engine.attention_backend or _default_backend(engine, gpu, pool.kv_dtype, latent=latent),
-        hybrid_kv_cache=_hybrid_kv_cache(engine, connector, disaggregated=service.serve is None),
+        attention_backend=engine.attention_backend or default_backend(engine, gpu, pool.kv_dtype, latent=latent),
+        hybrid_kv_cache=default_hybrid(engine, connector, disaggregated=service.serve is None),
         context_tokens=pool.context_tokens or service.context_tokens or weights.shape.positions_max,
         sequences=sequences,
         batch_tokens=pool.batch_tokens or max(2_048 if on_cpu else 8_192, sequences),
-        block_tokens=pool.block_tokens or _block_tokens(engine, on_cpu=on_cpu),
+        block_tokens=pool.block_tokens or default_block_tokens(engine, on_cpu=on_cpu),
         memory_fraction=pool.memory_fraction,
         kv_cache_gib=kv_cache_gib,
         host_memory_gib=pool.host_memory_gib or (round(cpu_gib, 2) if on_cpu else 0.0),
@@ -386,82 +384,6 @@ def _pool(
         device=pool.device,
         mig=pool.mig,
     )
-
-
-def _block_tokens(engine: Engine, *, on_cpu: bool) -> int:
-    """TensorRT-LLM's own default is 32 (kv_cache_config.tokens_per_block); ours for vLLM costs hand-offs less."""
-    if isinstance(engine, TensorRtLlm):
-        return 32
-    return 128 if on_cpu else 64
-
-
-def _connector(declared: Connector, phase: Phase, engine: Engine, on_cpu: bool) -> ResolvedConnector:
-    load_failure = engine.kv_load_failure if isinstance(engine, Vllm) else "fail"
-    return ResolvedConnector(
-        name=declared.name,
-        role=declared.role or ("kv_producer" if phase == "prefill" else "kv_consumer"),
-        buffer_device=declared.buffer_device or ("cpu" if on_cpu else "cuda"),
-        load_failure=declared.load_failure or load_failure,
-        extra=declared.extra,
-        fields=declared.fields,
-    )
-
-
-def _hybrid_kv_cache(engine: Engine, connector: ResolvedConnector, *, disaggregated: bool) -> bool:
-    """Whether layers of several kinds are managed apart: as declared, else as the engine chooses by itself."""
-    if not isinstance(engine, Vllm) or not disaggregated or connector.name is None:
-        return not isinstance(engine, Vllm) or engine.hybrid_kv_cache is not False
-    if engine.hybrid_kv_cache is not None:
-        return engine.hybrid_kv_cache
-    able = set(connector.children or (connector.name,)) <= HYBRID_CONNECTORS
-    return able and catalog.version(engine.version) >= HYBRID_BY_DEFAULT
-
-
-def _draft_kv(speculation: Speculation | None) -> str:
-    if speculation is None or speculation.method.lower() in METHODS_WITHOUT_KV:
-        return ""
-    return f"{speculation.method} {speculation.model or ''}".strip()
-
-
-def _slice(gpu: Gpu, profile: str) -> Gpu:
-    """A GPU's slice: memory as its profile's name says (`3g.20gb`), the rest as the GPU's."""
-    found = re.search(r"(\d+)gb", profile)
-    return replace(gpu, memory_gib=min(gpu.memory_gib, float(found[1]))) if found else gpu
-
-
-def _default_backend(engine: Engine, gpu: Gpu, kv_dtype: str, *, latent: bool) -> str:
-    return attention_backend(gpu, kv_dtype, latent=latent) if isinstance(engine, Vllm) else "TRTLLM"
-
-
-def attention_backend(gpu: Gpu, kv_dtype: str, *, latent: bool = False) -> str:
-    """What vLLM 0.32 and 0.33 choose by themselves, for a model with latent attention or without.
-
-    Source: platforms/cuda.py, the first of its priorities that takes the KV type; FLASH_ATTN
-    takes fp8 from compute capability 9.0. CPU: platforms/cpu.py.
-    """
-    generation = gpu.compute_capability // 10
-    if gpu.name == "cpu":
-        return "CPU_ATTN"
-    if latent:
-        return {9: "FLASH_ATTN_MLA", 10: "FLASHINFER_MLA"}.get(generation, "TRITON_MLA")
-    if generation == 10 or (kv_dtype.startswith("fp8") and generation < 9):
-        return "FLASHINFER"
-    return "FLASH_ATTN"
-
-
-def split_flags(extra_args: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Flags with their values: `--a=1 --b_c 2 3` gives (--a, 1), (--b-c, 2, 3).
-
-    vLLM's parser takes underscores for dashes, and `--group.key` for one key of a JSON value.
-    """
-    flags: list[tuple[str, ...]] = []
-    for word in extra_args:
-        name, equals, value = word.partition("=")
-        if word.startswith("-") and not word.lstrip("-")[:1].isdigit():
-            flags.append((name.replace("_", "-"), *([value] if equals else [])))
-        elif flags:
-            flags[-1] = (*flags[-1], word)
-    return flags
 
 
 def _find(look_up: Callable[[], _Row], path: str, otherwise: str, unknown: list[Finding]) -> _Row | None:
