@@ -86,7 +86,7 @@ def candidates(service: Service, declared: Pool | Auto, gpus: Iterable[str], *, 
 def candidate(service: Service, resolved: Resolved, pool: ResolvedPool, *, transport: str | None) -> Candidate:
     """A pool's worker as it is declared."""
     assert service.workload is not None
-    tokens = round(service.workload.prompt_tokens.mean + service.workload.output_tokens.mean)
+    tokens = round(service.workload.prompts.mean + service.workload.outputs.mean)
     room_gib = kv_room_gib(resolved, pool) - (0.0 if pool.kv_cache_gib else ENGINE_GIB)
     setup = EngineSetup(
         gpu=pool.gpu,
