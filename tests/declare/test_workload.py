@@ -28,11 +28,11 @@ def test_lengths_from_percentiles_have_these_percentiles(p50: float, ratio: floa
         (lambda: tandem.Lengths.from_percentiles(p50=9, p95=4), "Lengths", "p50 is 9 tokens and p95 is 4"),
         (
             lambda: tandem.Workload(requests_per_s=1, prompt_tokens=0, output_tokens=1),
-            "Workload.prompts.mean",
+            "Workload.prompt_tokens.mean",
             "0 is out of range",
         ),
         (lambda: tandem.Objectives(ttft_ms=1, tpot_ms=1, quantile=95), "Objectives.quantile", "95 is out of range"),
-        (lambda: tandem.Auto(gpus="H100"), "Auto.gpus", "'H100' (str) is not a tuple"),
+        (lambda: tandem.Auto(gpus=cast(Any, "H100")), "Auto.gpus", "'H100' (str) is not a tuple"),
     ],
 )
 def test_what_cannot_be_meant_is_told_in_the_users_words(make, path: str, says: str):
