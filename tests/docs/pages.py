@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import PydanticUndefined
 
 from pulumi_tandem import check, declare
-from pulumi_tandem.declare import auto, engine, model, pool, service, workload
+from pulumi_tandem.declare import architecture, auto, connector, engine, model, pool, service, workload
 from pulumi_tandem.declare.noun import Noun
 from tandem_worker.agent.decide import Exit
 from tandem_worker.agent.endpoints import Reading
@@ -53,6 +53,12 @@ GROUPS = {
     "003": "Context, batches and memory",
     "004": "Transport and time limits",
     "005": "Environment, flags and ports",
+    "006": "Connectors",
+    "007": "Layers, layouts and stages",
+    "008": "Ranks, slices and shared GPUs",
+    "009": "Numbers, kernels and images",
+    "010": "TensorRT-LLM",
+    "011": "What does not go with a hand-over",
     "030": "Load, objectives and plans",
 }
 """Heading by the code's first three digits; a rule outside of them needs a new row."""
@@ -98,9 +104,13 @@ NOUNS: tuple[tuple[type[Noun], ModuleType], ...] = (
     (declare.Lengths, workload),
     (declare.Objectives, workload),
     (declare.Model, model),
-    (declare.Architecture, model),
+    (declare.Architecture, architecture),
+    (declare.Quantisation, architecture),
     (declare.Vllm, engine),
+    (declare.TensorRtLlm, engine),
+    (declare.Speculation, engine),
     (declare.Transfer, service),
+    (declare.Connector, connector),
     (declare.Limits, service),
     (declare.Grace, service),
 )

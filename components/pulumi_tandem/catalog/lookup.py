@@ -93,9 +93,8 @@ class ModelRow:
     name: str
     organisation: str
     architecture: Architecture
-    parameters: int | None
-    """Published count; None where the checkpoint is quantised and `weights_gib` says its weight."""
-    weights_gib: float | None
+    parameters: int
+    """Published count of the language model's weights."""
     source: str
 
 
@@ -123,8 +122,8 @@ def gpu(name: str) -> Gpu:
 
 def instance(name: str) -> Instance:
     """The EC2 instance type of that name (`p5.48xlarge`). Raises UnknownName."""
-    row = _row("instances", name)
-    return Instance(name=name, **{**row, "card0": tuple(row["card0"]), "capacity": tuple(row["capacity"])})
+    row = dict(_row("instances", name))
+    return Instance(name=name, card0=tuple(row.pop("card0")), capacity=tuple(row.pop("capacity")), **row)
 
 
 def price(name: str) -> Price | None:
@@ -147,8 +146,7 @@ def model(name: str) -> ModelRow:
     return ModelRow(
         name=short,
         organisation=row.pop("organisation"),
-        parameters=row.pop("parameters", None),
-        weights_gib=row.pop("weights_gib", None),
+        parameters=row.pop("parameters"),
         source=row.pop("source"),
         architecture=Architecture(**row),
     )

@@ -8,8 +8,9 @@ fit together is the business of `check`.
 
 from pulumi_tandem.declare.auto import Auto, Pin, Pins, PoolShape
 from pulumi_tandem.declare.cluster import Cluster, DevicePlugin, GpuOperator, NetworkPolicy, SecurityGroup
+from pulumi_tandem.declare.connector import Connector
 from pulumi_tandem.declare.door import FrontDoor, Ratio, TokenSecret
-from pulumi_tandem.declare.engine import Vllm
+from pulumi_tandem.declare.engine import Engine, Speculation, TensorRtLlm, Vllm
 from pulumi_tandem.declare.model import Architecture, Model, Quantisation
 from pulumi_tandem.declare.nodes import Capacity, NetworkInterface, NodePool, PlacementGroup, Taint, Toleration
 from pulumi_tandem.declare.pod import Autoscaler, Pod, Probe, RollingUpdate
@@ -24,8 +25,10 @@ __all__ = [
     "Autoscaler",
     "Capacity",
     "Cluster",
+    "Connector",
     "DeclarationError",
     "DevicePlugin",
+    "Engine",
     "FrontDoor",
     "GpuOperator",
     "Grace",
@@ -48,7 +51,9 @@ __all__ = [
     "RollingUpdate",
     "SecurityGroup",
     "Service",
+    "Speculation",
     "Taint",
+    "TensorRtLlm",
     "TokenSecret",
     "Toleration",
     "Transfer",

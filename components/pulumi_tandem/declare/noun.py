@@ -44,7 +44,7 @@ def _one_per_place(details: list[ErrorDetails]) -> list[ErrorDetails]:
         place = tuple(part for part in detail["loc"] if not _is_machinery(part))
         arm = next((part for part in detail["loc"] if _is_noun(part)), "")
         if detail["type"] == "model_type":
-            nouns.setdefault(place, []).append(detail["ctx"]["class_name"])
+            nouns.setdefault(place, []).append(detail.get("ctx", {})["class_name"])
             kept.setdefault(place, detail)
         elif arms.setdefault(place[:1], arm) == arm:
             kept[(*place, detail["type"])] = detail

@@ -11,8 +11,8 @@ from pulumi_tandem.estimate.engine import EngineSetup
 from pulumi_tandem.estimate.interval import Interval
 
 Table = Mapping[str, Any]
-Quantity = Literal["prefill", "tpot", "ttft", "throughput"]
-"""What an interval is around; a decode step counts as `tpot`."""
+Quantity = Literal["prefill", "tpot", "ttft", "handed_over", "throughput"]
+"""What an interval is around; a decode step counts as `tpot`, a first token by way of two pools as `handed_over`."""
 
 GENERATIONS = ((100, "blackwell"), (0, "hopper"))
 """Smallest compute capability of each generation that rows were measured on. Ampere and Ada were not: they take
@@ -21,6 +21,9 @@ MEASURED_FROM = 90
 NARROW_FROM = {"fp8": 89, "int8": 75, "nvfp4": 100, "mxfp4": 100, "int4": 1000}
 """Compute capability from which matrices are multiplied in the weights' own type. Below it, and for INT4 always, they
 are unpacked and multiplied in 16 bits (Marlin kernels in vLLM)."""
+
+SCALED = frozenset({"fp8", "int4", "int8"})
+"""Types of expert weights that vLLM and SGLang scale by blocks in kernels of their own, around the products."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,8 +117,9 @@ def select(table: Table, engine: str, on: str, weights: str, bits: int) -> Const
         expert_matrix_share=gpu["expert_matrix_share"],
         expert_bytes=kind["bytes"],
         layer_us=own[f"layer_us_{on}"],
-        expert_layer_us=own[f"expert_layer_us_{on}"] + kind["layer_us"],
+        expert_layer_us=own[f"expert_layer_us_{on}"] + (own["scaled_expert_layer_us"] if weights in SCALED else 0.0),
         latent_layer_us=own["latent_layer_us"],
+        sequence_us=own["sequence_us"],
         exchange_us=own["exchange_us"],
         exchange_doubling_us=own["exchange_doubling_us"],
         request_ms=own["request_ms"],

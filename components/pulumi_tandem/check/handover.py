@@ -1,0 +1,176 @@
+"""Codes 0110 to 0119: flags and modes that do not go together with a hand-over of KV."""
+
+from collections.abc import Iterator
+
+from pulumi_tandem.check.pair import pair
+from pulumi_tandem.check.registry import Breach, rule
+from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
+
+SLEEP_WITH_NIXL = (0, 33)
+"""First vLLM whose NIXL connector can sleep, in pull mode over UCX only."""
+SLEEP_IS_CHECKED = (0, 32)
+
+
+@rule(
+    code="TND0110",
+    title="LMCache's pair has equal tensor parallelism",
+    story="""Its disaggregated mode sends from rank to rank of the same number. With another split on the other side the
+    ranks that have no partner wait.""",
+    source="LMCache PD mode with LMCacheConnectorV1; LMCache discussion of unequal TP",
+)
+def lmcache_ranks(resolved: Resolved) -> Iterator[Breach]:
+    """Tensor parallelism is equal with LMCache."""
+    two = _by(resolved, "LMCache")
+    if two and two[0].tensor_parallel != two[1].tensor_parallel:
+        message = (
+            f"decode is split over {two[1].tensor_parallel} GPUs and prefill over {two[0].tensor_parallel}; LMCache "
+            "transfers between ranks of one number only"
+        )
+        fix = f"use tensor_parallel={two[0].tensor_parallel} on both, or NixlConnector"
+        yield Breach(path="decode.tensor_parallel", message=message, fix=fix)
+
+
+@rule(
+    code="TND0111",
+    severity="warning",
+    title="processes that find KV by a hash compute the same hash",
+    story="""LMCache names chunks by Python's hash, which is random in every process unless PYTHONHASHSEED is set. Decode
+    then never finds what prefill stored, and the buffer fills up.""",
+    source="LMCache docs: PYTHONHASHSEED",
+)
+def one_hash_seed(resolved: Resolved) -> Iterator[Breach]:
+    """PYTHONHASHSEED is set, alike, on both pools with LMCache."""
+    two = _by(resolved, "LMCache")
+    if not two:
+        return
+    seeds = [dict(pool.env).get("PYTHONHASHSEED") for pool in two]
+    for pool, seed in zip(two, seeds, strict=True):
+        if seed is None or seed == "random" or seeds[0] != seeds[1]:
+            message = f"PYTHONHASHSEED is {seed or 'not set'}; decode would not find the chunks that prefill stored"
+            fix = "env={'PYTHONHASHSEED': '0'} on both pools"
+            yield Breach(path=f"{pool.name}.env.PYTHONHASHSEED", message=message, fix=fix)
+
+
+@rule(
+    code="TND0112",
+    title="engines that hand KV over sleep only where the connector can",
+    story="""Sleep gives the memory back that the transfer library has registered. vLLM 0.33's NIXL connector registers
+    anew after waking, in pull mode over UCX only; every other one refuses sleep mode at start.""",
+    source="vLLM 0.33 nixl/connector.py supports_sleep_mode; config/vllm.py _verify_kv_transfer_compat",
+)
+def sleep_is_supported(resolved: Resolved) -> Iterator[Breach]:
+    """--enable-sleep-mode stands with NIXL in pull mode over UCX, from 0.33."""
+    for pool in pair(resolved) or ():
+        sleeps = any(flag[0] == "--enable-sleep-mode" for flag in split_flags(pool.extra_args))
+        if not (pool.vllm and pool.connector.name and sleeps and pool.release_numbers >= SLEEP_IS_CHECKED):
+            continue
+        over = pool.connector.backends or (("LIBFABRIC",) if resolved.transfer.transport == "efa" else ("UCX",))
+        pulls = pool.connector.name in {"NixlConnector", "NixlPullConnector"}
+        if pulls and over == ("UCX",) and pool.release_numbers >= SLEEP_WITH_NIXL:
+            continue
+        message = f"sleep mode cannot be had with {pool.connector.name} over {' and '.join(over)}; it would not start"
+        yield Breach(path=f"{pool.name}.extra_args", message=message, fix="take --enable-sleep-mode out")
+
+
+@rule(
+    code="TND0113",
+    severity="warning",
+    title="both-way transfer of sliding windows has equal tensor parallelism",
+    story="""With bidirectional_kv_xfer prefill reads from decode too. On a model with sliding windows and unequal tensor
+    parallelism the decode worker is reported to crash while it loads the other side's description, again after each
+    restart; equal ones work.""",
+    source="vllm#50765 (open, August 2026); vllm#37333",
+)
+def both_ways(resolved: Resolved) -> Iterator[Breach]:
+    """bidirectional_kv_xfer on a windowed model goes with equal tensor parallelism."""
+    two = _by(resolved, "Nixl")
+    if not two or not resolved.architecture.sliding_layers or two[0].tensor_parallel == two[1].tensor_parallel:
+        return
+    if any(pool.connector.extra.get("bidirectional_kv_xfer") for pool in two):
+        message = (
+            f"decode is split over {two[1].tensor_parallel} GPUs and prefill over {two[0].tensor_parallel}, with KV moved "
+            "both ways on a model with sliding windows; decode is reported to crash at the handshake"
+        )
+        fix = "use equal tensor_parallel, or drop bidirectional_kv_xfer"
+        yield Breach(path="decode.tensor_parallel", message=message, fix=fix)
+
+
+@rule(
+    code="TND0114",
+    title="KV moves both ways in pull mode, on both pools",
+    story="""With bidirectional_kv_xfer decode keeps a conversation's KV for prefill to read at the next turn. Both sides
+    take part, and only the pull protocol has it.""",
+    source="vLLM 0.32/0.33 .../nixl: bidirectional_kv_xfer",
+)
+def both_take_part(resolved: Resolved) -> Iterator[Breach]:
+    """bidirectional_kv_xfer is set alike on both, in pull mode."""
+    two = _by(resolved, "Nixl")
+    if not two:
+        return
+    wanted = [bool(pool.connector.extra.get("bidirectional_kv_xfer")) for pool in two]
+    path = "decode.connector.extra.bidirectional_kv_xfer"
+    if wanted[0] != wanted[1]:
+        message = f"bidirectional_kv_xfer is {wanted[1]} on decode and {wanted[0]} on prefill; nothing would come back"
+        yield Breach(path=path, message=message, fix="set it on the transfer's connector and on no pool's")
+    elif wanted[0] and any(pool.moves_kv_by("NixlPush") for pool in two):
+        message = "bidirectional_kv_xfer is read by the pull protocol only; the engine would not start"
+        yield Breach(path=path, message=message, fix="use NixlConnector")
+
+
+@rule(
+    code="TND0115",
+    severity="warning",
+    title="DSpark speculation is not combined with a hand-over on Hopper",
+    story="""Its layers add KV that NIXL's handshake does not map with FlashAttention 3; the report is open.""",
+    source="vllm#48221 (open)",
+)
+def dspark(resolved: Resolved) -> Iterator[Breach]:
+    """DSpark on both pools of a Hopper pair is told of."""
+    for pool in _by(resolved, "Nixl") or ():
+        method = pool.speculation.method.lower() if pool.speculation else ""
+        if method == "dspark" and pool.gpu.compute_capability == 90:
+            message = "DSpark with NIXL on Hopper is reported to fail at the handshake"
+            fix = "try it before users do, or use 'eagle3' or 'mtp'"
+            yield Breach(path=f"{pool.name}.engine.speculation", message=message, fix=fix)
+
+
+@rule(
+    code="TND0116",
+    title="both pools use the same revision of the weights",
+    story="""The handshake compares names and shapes and not the revision: decode continues from KV of other weights,
+    fluently and wrong, with 200 OK.""",
+    source="vLLM 0.32/0.33 .../nixl/metadata.py compute_nixl_compatibility_hash: no revision in it",
+)
+def same_revision(resolved: Resolved) -> Iterator[Breach]:
+    """Revisions of the pair are equal."""
+    two = pair(resolved)
+    if two and two[0].model_revision != two[1].model_revision:
+        message = (
+            f"the revision is {two[1].model_revision or 'the newest'} on decode and "
+            f"{two[0].model_revision or 'the newest'} on prefill; answers would be wrong, with 200 OK"
+        )
+        fix = "set revision on the model and model_revision on no pool"
+        yield Breach(path="decode.model_revision", message=message, fix=fix)
+
+
+@rule(
+    code="TND0117",
+    severity="warning",
+    title="the handshake compares what must be equal",
+    story="""enforce_handshake_compat=false lets any two engines exchange KV: what they do not have in common is then
+    garbage in an answer, and no error.""",
+    source="vLLM 0.32/0.33 .../nixl/base_worker.py enforce_handshake_compat",
+)
+def handshake_compares(resolved: Resolved) -> Iterator[Breach]:
+    """enforce_handshake_compat is not turned off."""
+    for pool in _by(resolved, "Nixl") or ():
+        if pool.connector.extra.get("enforce_handshake_compat", True) is False:
+            message = "the handshake's comparison is off; mismatches would become wrong answers"
+            path = f"{pool.name}.connector.extra.enforce_handshake_compat"
+            yield Breach(path=path, message=message, fix="take it out")
+
+
+def _by(resolved: Resolved, family: str) -> tuple[ResolvedPool, ResolvedPool] | None:
+    """The pair, where both sides are vLLM with a connector of that family."""
+    two = pair(resolved)
+    return two if two and all(pool.vllm and pool.moves_kv_by(family) for pool in two) else None

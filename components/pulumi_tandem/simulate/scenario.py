@@ -1,0 +1,130 @@
+"""What is simulated: pools, front door, network, and what goes wrong."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, inf
+from typing import Literal
+
+from pulumi_tandem.declare.workload import Objectives
+from pulumi_tandem.simulate.traffic import Traffic
+from pulumi_tandem.simulate.worker import WorkerModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolView:
+    """What a scaling policy is shown of its pool."""
+
+    now_s: float
+    ready: int
+    """Workers that take requests."""
+    starting: int
+    requests: int
+    """Requests routed to the pool's workers and not done there, waiting ones included."""
+    waiting: int
+    """Those among them that no worker has begun."""
+    busy: float
+    """Share of the time since the last look in which ready workers computed."""
+
+
+Policy = Callable[[PoolView], int]
+"""How many workers a pool should have."""
+
+
+def requests_per_worker(target: float) -> Policy:
+    """So many workers that each has `target` requests: what an autoscaler does with an average value per pod."""
+    return lambda view: ceil(view.requests / target)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """A pool whose size follows its load. Workers above what is wanted finish their requests first."""
+
+    policy: Policy
+    workers_min: int
+    workers_max: int
+    interval_s: float = 15.0
+    """Time between two looks. Default: that of Kubernetes' horizontal pod autoscaler."""
+    calm_s: float = 300.0
+    """A pool shrinks to the most that was wanted in so much time. Default: as there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolModel:
+    """Workers of one phase, or of both."""
+
+    name: str
+    """`prefill`, `decode` or `serve`."""
+    workers: tuple[tuple[WorkerModel, int], ...]
+    """Kinds of workers and how many of each there are at the start; scaling adds the first kind."""
+    scaling: Scaling | None = None
+    routing: Literal["least_loaded", "in_turn"] = "least_loaded"
+    """`least_loaded`: as the gateway does it. `in_turn`: as a load balancer does that knows nothing of its workers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandOff:
+    """What moving a prompt's keys and values takes.
+
+    Each worker's line carries one transfer after the other, and a transfer has both ends' lines for itself, which is
+    what many transfers that share a line take on average, though the first of them would take longer.
+    """
+
+    kv_bytes: Callable[[int], float] = lambda _tokens: 0.0
+    """Bytes of so many tokens, over all GPUs of a worker."""
+    posted_s: Callable[[int], float] = lambda _tokens: 0.0
+    """Time beside the bytes: the request to the decode worker, the pieces that are posted."""
+    fabric_gb_per_s: float = inf
+    """What the network between all workers carries at once. Default: more than all their lines."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """A worker dies, and comes back after its start time."""
+
+    at_s: float
+    pool: str
+    worker: int
+    """Its number in the pool, from 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontDoor:
+    """What the gateway admits and retries; `Limits` and `Service` say more."""
+
+    requests_running_max: int
+    requests_waiting_max: int
+    attempts_max: int = 4
+    resume: bool = True
+    survivors_serve_both: bool = True
+    request_s: float = 0.0
+    """From a request's arrival until an engine has it: HTTP, tokens of the text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A service under load."""
+
+    traffic: Traffic
+    decode: PoolModel
+    """Workers that write answers; those that do both where there is no `prefill`."""
+    prefill: PoolModel | None = None
+    hand_off: HandOff = HandOff()
+    door: FrontDoor
+    objectives: Objectives | None = None
+    clients: int | None = None
+    """So many clients, each of which sends its next request when the last one is answered; when the requests of the
+    traffic would come does not matter then. Default: requests come when the traffic says."""
+    deaths: tuple[Death, ...] = ()
+    hours_between_deaths: float = inf
+    """Mean time between two deaths of one worker, besides those that are listed; they come independent of each other.
+    Llama 3's training on 16,384 H100 was interrupted 419 times in 54 days (The Llama 3 Herd of Models, 3.3.4): one
+    GPU in about 50,000 hours."""
+    seed: int = 0
+    """Decides which workers die when, and how passes vary."""
+    warm_up_s: float = 0.0
+    """Requests that come earlier load the service and do not count."""
+
+    @property
+    def pools(self) -> tuple[PoolModel, ...]:
+        """The pools there are, in the way of a request."""
+        return (self.decode,) if self.prefill is None else (self.prefill, self.decode)
