@@ -72,6 +72,8 @@ class Question:
     kinds: tuple[Kind, ...]
     published: str
     changes: tuple[tuple[str, float], ...] = ()
+    gpu: str = ""
+    """Another GPU than the example's."""
 
 
 QUESTIONS = (
@@ -85,6 +87,8 @@ QUESTIONS = (
              "InferenceMAX, vLLM, measured: 1112 (TP2)", (("ttft_ms", 2000), ("tpot_ms", 30))),
     Question("llama_70b_fp8", 8, "Llama 70B FP8, H100, TPOT 30 ms", 8192, 1024, ("aggregated",),
              "InferenceMAX, vLLM, measured: 190 (TP4)", (("ttft_ms", 2000), ("tpot_ms", 30))),
+    Question("gpt_oss_120b", 8, "gpt-oss-120b on H200, TPOT 30 ms", 8192, 1024, ("aggregated",),
+             "InferenceMAX, vLLM, measured: 1290 (TP1)", gpu="H200"),
     Question("llama_70b_nvfp4", 1, "Llama 3.3 70B NVFP4, one B200, TPOT 30 ms", 1024, 1024, ("aggregated",),
              "InferenceMAX, vLLM, measured: 3587"),
     Question("llama_70b_nvfp4", 1, "Llama 3.3 70B NVFP4, one B200, TPOT 30 ms", 8192, 1024, ("aggregated",),
@@ -109,6 +113,9 @@ def _answer(question: Question) -> tuple[str, ...]:
             "objectives": base.objectives.model_copy(update=dict(question.changes)),
         }
     )
+    if question.gpu:
+        auto = tandem.Auto(gpus=(question.gpu,))
+        asked = asked.model_copy(update={"prefill": auto, "decode": auto})
     found: dict[Kind, float] = {}
     shown: dict[Kind, str] = dict.fromkeys(KINDS, "-")
     for kind in question.kinds:

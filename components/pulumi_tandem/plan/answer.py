@@ -120,8 +120,7 @@ def declared_option(service: Service) -> Option | None:
         return None
     if any(pool.on_cpu for pool in resolved.pools) or any(one.severity == "error" for one in check(resolved)):
         return None
-    transport = service.transfer.transport if resolved.disaggregated else None
-    sized = [(candidate(service, resolved, pool, transport=transport), pool.workers) for pool in resolved.pools]
+    sized = [(candidate(service, resolved, pool), pool.workers) for pool in resolved.pools]
     if len(sized) == 1:
         return serve_option(sized[0], wanted=demand(service))
     return pair_option(*sized, wanted=demand(service))

@@ -101,11 +101,10 @@ def space(service: Service, *, by: By) -> Space:
     last = next(reversed(list(pools_of(service))))
     everywhere = tuple(dict.fromkeys(gpu for pool in pools_of(service) for gpu in gpus_of(pool)))
     prefill, decode = service.prefill or last, service.decode or last
-    found = [
-        candidates(service, prefill, gpus_of(prefill), transport=service.transfer.transport),
-        candidates(service, decode, gpus_of(decode), transport=service.transfer.transport),
-        candidates(service, last, everywhere, transport=None),
-    ]
+    reading_shapes = candidates(service, "prefill", prefill, gpus_of(prefill))
+    # Alone, both pools of a pair are judged alike.
+    writing_shapes = reading_shapes if decode == prefill else candidates(service, "decode", decode, gpus_of(decode))
+    found = [reading_shapes, writing_shapes, candidates(service, "serve", last, everywhere)]
     wanted = demand(service)
     return Space(
         service=service,

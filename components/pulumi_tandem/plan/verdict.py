@@ -14,6 +14,8 @@ from pulumi_tandem.plan.reading import reading
 if TYPE_CHECKING:
     from pulumi_tandem.plan.search import By, Space
 
+EQUAL = 0.005
+"""A smaller difference is none."""
 CLEARLY = 0.15
 """By how much less than its rival the winner must need to win clearly."""
 
@@ -48,7 +50,8 @@ def verdict(within: "Space", pair: Option | None, serve: Option | None) -> Verdi
         return Verdict(winner=only.kind, saving=1.0, words=words)
     winner, loser = (pair, serve) if size(within.by, pair) < size(within.by, serve) else (serve, pair)
     saving = 1.0 - size(within.by, winner) / size(within.by, loser)
-    if saving == 0.0:
+    if saving < EQUAL:
+        winner, saving = serve, 0.0
         same = f"Both {'cost' if within.by == 'cost' else 'need'} the same, {amount(pair)} and {amount(serve)}"
         words = f"{same}; aggregated is simpler. {_why(within, pair, serve, winner=serve)}"
     else:
