@@ -30,7 +30,14 @@ from pulumi_tandem.finding import DeclarationError, Finding
 from pulumi_tandem.resolve import resolve
 from tests.corpus.translate import Case, LeftOut, translate
 
-SHAPE = ("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel", "gpus_per_worker", "nodes_per_worker")
+SHAPE = (
+    "tensor_parallel",
+    "pipeline_parallel",
+    "data_parallel",
+    "expert_parallel",
+    "gpus_per_worker",
+    "nodes_per_worker",
+)
 AROUND = ("cluster", "pod", "pods", "transfer", "front_door", "autoscalers", "prefill_per_decode", "token_secret")
 
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -120,7 +127,13 @@ def _verdict(case: Case, word: str, findings: Iterable[Finding], note: str) -> V
     told = tuple(findings)
     marks = tuple(f"{each.code}{'' if each.severity == 'error' else 'w'}" for each in told)
     return Verdict(
-        case["id"], case["kind"], case["layer"], word, tuple(dict.fromkeys(marks)), tuple(each.path for each in told), note
+        case["id"],
+        case["kind"],
+        case["layer"],
+        word,
+        tuple(dict.fromkeys(marks)),
+        tuple(each.path for each in told),
+        note,
     )
 
 

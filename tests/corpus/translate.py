@@ -59,7 +59,10 @@ FLAGS = {
     "kv_events.endpoint": "--kv-events-config.endpoint",
 }  # fmt: skip
 """Key of a role: flag of vLLM, which a user passes by hand."""
-BALANCERS = {"hybrid-lb": "--data-parallel-hybrid-lb", "multi-port-external-lb": "--data-parallel-multi-port-external-lb"}
+BALANCERS = {
+    "hybrid-lb": "--data-parallel-hybrid-lb",
+    "multi-port-external-lb": "--data-parallel-multi-port-external-lb",
+}
 
 QUANTISATIONS = {
     "awq": {"weights": "int4"},

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import pytest
+import typer
 
 from pulumi_tandem import check, declare
-from pulumi_tandem.cli.main import main as tandem
+from pulumi_tandem.cli.main import app
 from pulumi_tandem.finding import DeclarationError, report
 from tandem_worker.gateway.request import ANY_WORKER, GENERATING, NOT_SERVED
 from tests.docs.pages import ROOT, documents
@@ -153,12 +153,12 @@ def complaint(words: list[str]) -> str:
 
 
 def about_tandem(name: str, rest: list[str]) -> str:
-    command = tandem.commands.get(name)
+    command = getattr(typer.main.get_command(app), "commands", {}).get(name)
     if command is None:
         return name
     try:
         command.make_context(name, [word for word in rest if not word.endswith(".py")] + existing(rest))
-    except click.UsageError as error:
+    except typer.TyperException as error:
         return f"{name}: {error.message}"
     return ""
 

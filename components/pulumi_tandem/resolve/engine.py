@@ -57,9 +57,7 @@ def default_block_tokens(engine: Engine, *, on_cpu: bool) -> int:
     return 128 if on_cpu else 64
 
 
-def resolved_connector(
-    given: Connector | None, phase: Phase, engine: Engine, *, on_cpu: bool
-) -> ResolvedConnector:
+def resolved_connector(given: Connector | None, phase: Phase, engine: Engine, *, on_cpu: bool) -> ResolvedConnector:
     """How a pool exchanges KV, with the role of its phase and the buffers of its device."""
     declared = given or Connector()
     load_failure = engine.kv_load_failure if isinstance(engine, Vllm) else "fail"
