@@ -40,6 +40,7 @@ from tandem_worker.dialects.vllm_metrics import EngineNumbers
 from tandem_worker.gateway import resume
 from tandem_worker.gateway.metrics import COUNTED, Metrics
 from tandem_worker.gateway.resume import Role
+from tests.docs import plans
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -419,6 +420,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gateway-metrics": gateway_metrics,
     "agent-metrics": agent_metrics,
     "exit-codes": exit_codes,
+    **plans.BLOCKS,
 }
 
 
