@@ -45,6 +45,21 @@ def llama_pair(
     return tandem.Service(**(fields | changes))
 
 
+def planned_pair(requests_per_s: float = 8.0, gpus: tuple[str, ...] = ("H100",), **changes: Any) -> tandem.Service:
+    """Llama 3.1 8B over EFA, both pools to be planned."""
+    fields: dict[str, Any] = {
+        "name": "chat",
+        "model": tandem.Model(name="Llama-3.1-8B-Instruct"),
+        "context_tokens": 8192,
+        "prefill": tandem.Auto(gpus=gpus),
+        "decode": tandem.Auto(gpus=gpus),
+        "workload": tandem.Workload(requests_per_s=requests_per_s, prompt_tokens=3000, output_tokens=150),
+        "objectives": tandem.Objectives(ttft_ms=1000, tpot_ms=30),
+        "transfer": tandem.Transfer(transport="efa"),
+    }
+    return tandem.Service(**(fields | changes))
+
+
 def findings(service: tandem.Service) -> tuple[Finding, ...]:
     """What the rules say of a service."""
     return check(resolve(service))
@@ -58,3 +73,23 @@ def codes(service: tandem.Service) -> list[str]:
 def fleet(service: tandem.Service) -> Fleet:
     """The service lowered, with no rule asked."""
     return lower(resolve(service))
+
+
+def eks_pair(
+    prefill: dict[str, Any] | None = None,
+    decode: dict[str, Any] | None = None,
+    *,
+    nodes: dict[str, Any] | None = None,
+    cluster: dict[str, Any] | None = None,
+    **changes: Any,
+) -> tandem.Service:
+    """`llama_pair` over EFA on p5.48xlarge machines of EKS; the dictionaries for pools are fields of their pods."""
+    machines = {"instance_type": "p5.48xlarge", "zones": ("us-east-1a",), **(nodes or {})}
+    around = {"provider": "eks", "version": "1.34", "fabric": "efa", "node_pools": (tandem.NodePool(**machines),)}
+    asked = {"resources": {"vpc.amazonaws.com/efa": 4}, "capabilities": ("IPC_LOCK",)}
+    fields: dict[str, Any] = {
+        "transfer": tandem.Transfer(transport="efa"),
+        "cluster": tandem.Cluster(**(around | (cluster or {}))),
+    }
+    pods = [{"pod": tandem.Pod(**(asked | (pod or {})))} for pod in (prefill, decode)]
+    return llama_pair(*pods, **(fields | changes))

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.estimator.rows import Row, Workers
+from benchmarks.estimator.rows import Row
 from pulumi_tandem.estimate.aggregated import ROUNDS, first_token_s, interference_s
 from pulumi_tandem.estimate.constants import Constants, Table, generation, matrix_bits, select
+from pulumi_tandem.estimate.disaggregated import Workers
 from pulumi_tandem.estimate.engine import EngineSetup
 from pulumi_tandem.estimate.forward import PassTime, Peaks, peaks, time_of
 from pulumi_tandem.estimate.prefill import chunks
@@ -17,7 +18,7 @@ from pulumi_tandem.estimate.work import Batch, Work, work
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def stack(kind: type[Any], values: Sequence[Any]) -> Any:
+def stack(kind: type[Any], values: Sequence[Any]) -> Any:  # noqa: ANN401 - any of three dataclasses
     """One value of a dataclass whose fields are columns."""
     return kind(**{each.name: np.array([getattr(v, each.name) for v in values]) for each in fields(kind)})
 
@@ -43,7 +44,7 @@ class Passes:
             setups=tuple(setup for _, setup, _ in flat),
         )
 
-    def seconds(self, known: Constants, rows: int) -> tuple[Array, Array]:
+    def seconds(self, known: Constants, rows: int) -> tuple[Any, Any]:
         """Whole seconds per row, and those without overhead."""
         own = stack_at(known, self.row)
         took: PassTime = time_of(self.work, self.peaks, own)
@@ -51,7 +52,7 @@ class Passes:
         return whole, whole - np.bincount(self.row, took.overhead_s, rows)
 
 
-def stack_at(columns: Any, at: Array) -> Any:
+def stack_at(columns: Any, at: Array) -> Any:  # noqa: ANN401 - likewise
     """The rows `at` of every column."""
     return type(columns)(**{each.name: getattr(columns, each.name)[at] for each in fields(columns)})
 

@@ -7,22 +7,26 @@ model family and each GPU when it is left out of the fit entirely. Runs in the p
 import argparse
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
+from benchmarks.estimator import peer
 from benchmarks.estimator.columns import Array, Columns, Predicted
-from benchmarks.estimator.peer import package
 from benchmarks.estimator.rows import Row, load
 from benchmarks.estimator.split import SALT, draw
+from pulumi_tandem.estimate.constants import fitted, kind_of
 
 TABLE = Path(__file__).parents[2] / "components/pulumi_tandem/estimate/constants.toml"
 START = Path(__file__).with_name("start.toml")
-"""Where the fit starts, and what constants without rows keep: rough values of the first look at the rows."""
 BOUNDS = {
     "share": (0.05, 0.95),
     "bytes": (0.3, 4.0),
@@ -39,10 +43,18 @@ TOLERANCE = 0.1
 TTFT_WEIGHTS = {"agg": 0.4, "disagg": 0.05}
 """Against TPOT's 1. A first token's time is measured less well; that of a pair of pools hardly at all: routers,
 warm-up and batching by the hundred are in it."""
-PRIOR_WEIGHT = 0.05
+PRIOR_WEIGHT = 0.1
 """Holds constants that the rows say nothing of where they were first put."""
 FOLDS = 5
 Rows = Sequence[Row]
+COUNTED: dict[str, tuple[int, Callable[[Row], bool]]] = {
+    "prefill": (1, lambda row: row.ttft_counts and row.mode == "agg" and row.concurrency <= 8),
+    "ttft": (1, lambda row: row.ttft_counts and row.mode == "agg"),
+    "handed_over": (1, lambda row: row.ttft_counts and row.mode == "disagg"),
+    "tpot": (2, lambda _: True),
+    "throughput": (3, lambda _: True),
+}
+"""Place in `ratios` of what each interval is around, and the rows that speak of it."""
 
 
 def leaves(table: dict[str, Any], path: tuple[str, ...] = ()) -> Iterable[tuple[str, ...]]:
@@ -71,23 +83,37 @@ def with_values(table: dict[str, Any], paths: Sequence[tuple[str, ...]], values:
 
 
 def fit(rows: Rows, start: dict[str, Any]) -> dict[str, Any]:
-    """The table whose constants fit the rows best, in relative errors."""
-    paths = [path for path in leaves(start) if path[-1] != "provenance"]
+    """The table whose constants fit the rows best, in relative errors.
+
+    A group of n rows counts like the root of n: rows of one group err together, and one is not to decide for all.
+    """
+    # The peer's environment has it; ours needs it nowhere else.
+    from scipy.optimize import least_squares  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+
+    paths = list(leaves(start))
     columns = Columns(rows)
     tpot_ms, ttft_ms = (np.array([getattr(row, name) for row in rows]) for name in ("tpot_ms", "ttft_ms"))
-    weights = np.array([TTFT_WEIGHTS[row.mode] * row.ttft_counts for row in rows])
+    members = Counter(_group(row) for row in rows)
+    rooted = np.array([members[_group(row)] ** -0.5 for row in rows])
+    weights = np.sqrt(rooted / rooted.mean())
+    first_weights = weights * [TTFT_WEIGHTS[row.mode] * row.ttft_counts for row in rows]
     first = np.log([_value(start, path) for path in paths])
     low, high = np.log([bounds(path[-1]) for path in paths]).T
 
     def errors(logs: Array) -> Array:
         predicted = columns.predict(with_values(start, paths, np.exp(logs)))
         tpot = np.log(predicted.tpot_ms / tpot_ms)
-        ttft = np.log(predicted.ttft_ms / ttft_ms) * weights
-        return np.concatenate([tpot, ttft, PRIOR_WEIGHT * (logs - first)])
+        ttft = np.log(predicted.ttft_ms / ttft_ms)
+        return np.concatenate([weights * bent(tpot), first_weights * bent(ttft), PRIOR_WEIGHT * (logs - first)])
 
     inside = np.clip(first, low + 1e-6, high - 1e-6)
-    found = least_squares(errors, inside, bounds=(low, high), loss="soft_l1", f_scale=TOLERANCE, max_nfev=60)
+    found = least_squares(errors, inside, bounds=(low, high), max_nfev=60)
     return with_values(start, paths, np.exp(found.x))
+
+
+def bent(errors: Array) -> Array:
+    """Errors whose square grows like a parabola up to TOLERANCE, and like a line beyond."""
+    return np.sign(errors) * TOLERANCE * np.sqrt(2.0 * (np.sqrt(1.0 + (errors / TOLERANCE) ** 2) - 1.0))
 
 
 def _value(table: dict[str, Any], path: tuple[str, ...]) -> float:
@@ -119,22 +145,27 @@ def ratios(rows: Rows, predicted: Predicted) -> Iterable[tuple[Row, float, float
 
 
 def intervals(known: Sequence[Any], unknown: Sequence[Any]) -> dict[str, dict[str, list[float]]]:
-    """Tenth and ninetieth percentile of measured over predicted, by quantity and kind of model."""
-    parts = {
-        "dense": [each for each in known if each[0].decode.setup.shape.experts == 1],
-        "experts": [each for each in known if each[0].decode.setup.shape.experts > 1],
-        "unmeasured": list(unknown),
-    }
+    """Tenth and ninetieth percentile of measured over predicted, by quantity, engine and kind of model.
+
+    Groups count as in the fit, so that sixty rows that err together are not sixty errors.
+    """
     found: dict[str, dict[str, list[float]]] = {}
-    for what, place in (("prefill", 1), ("ttft", 1), ("tpot", 2), ("throughput", 3)):
-        found[what] = {}
-        for kind, several in parts.items():
-            counted = [each for each in several if place == 2 or each[0].ttft_counts]
-            if what == "prefill":
-                counted = [each for each in counted if each[0].concurrency <= 8]
-            quantiles = np.quantile([each[place] for each in counted], (0.1, 0.9))
-            found[what][kind] = [round(float(each), 2) for each in quantiles]
+    for what, (place, counts) in COUNTED.items():
+        counted = [each for each in known if counts(each[0])]
+        found[what] = {"unmeasured": _tenths([each for each in unknown if counts(each[0])], place)}
+        for setup in dict.fromkeys(kind_of(each[0].decode.setup) for each in known):
+            own = [each for each in counted if kind_of(each[0].decode.setup) == setup]
+            # What was not measured at all, such as dense models on two pools, counts like all that was.
+            found[what][setup] = _tenths(own or counted, place)
     return found
+
+
+def _tenths(several: Sequence[Any], place: int) -> list[float]:
+    members = Counter(_group(each[0]) for each in several)
+    weights = np.array([members[_group(each[0])] ** -0.5 for each in several])
+    ratio = np.array([each[place] for each in several])
+    low, high = np.quantile(ratio, (0.1, 0.9), weights=weights, method="inverted_cdf")
+    return [round(float(low), 2), round(float(high), 2)]
 
 
 def say(name: str, several: Sequence[Any]) -> None:
@@ -143,10 +174,11 @@ def say(name: str, several: Sequence[Any]) -> None:
         return
     tpot = [abs(1 / each[2] - 1) for each in several]
     ttft = [abs(1 / each[1] - 1) for each in several if each[0].ttft_counts]
-    line = f"{name:<34} {len(several):5d} rows  TPOT MAPE {100 * np.mean(tpot):5.1f} % median {100 * np.median(tpot):5.1f} %"
-    if ttft:
-        line += f"  TTFT MAPE {100 * np.mean(ttft):5.1f} % median {100 * np.median(ttft):5.1f} %"
-    print(line, flush=True)
+    found = [f"{name:<34} {len(several):5d} rows"]
+    for what, own in (("TPOT", tpot), ("TTFT", ttft)):
+        if own:
+            found.append(f"{what} MAPE {100 * np.mean(own):5.1f} % median {100 * np.median(own):5.1f} %")
+    print("  ".join(found), flush=True)
 
 
 def written(table: dict[str, Any], header: str) -> str:
@@ -168,12 +200,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"writes {TABLE.name}")
     parser.add_argument("--fast", action="store_true", help="the fit alone, without what is left out in turn")
     options = parser.parse_args()
-    root = package()
+    root = peer.package()
     rows, _ = load(root)
     seen = [row for row in rows if not row.held_out]
     start = tomllib.loads(START.read_text("utf-8"))
     table = fit(seen, start)
-    table["spread"] = start["spread"]
+    table["spread"] = fitted()["spread"]
     result = list(ratios(rows, Columns(rows).predict(table)))
     say("fitted on", [each for each in result if not each[0].held_out])
     say("held out", [each for each in result if each[0].held_out])
@@ -204,5 +236,15 @@ def _group(row: Row) -> str:
     return f"{row.family}|{row.gpu}|{row.engine}|{row.parallelism}"
 
 
+def in_the_peers_environment() -> int:
+    """Runs this module there; its exit code."""
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join(str(root / each) for each in (".", "components", "worker"))
+    command = [peer.python(), "-m", "benchmarks.estimator.fit", *sys.argv[1:]]
+    return subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": paths}, check=False).returncode
+
+
 if __name__ == "__main__":
+    if find_spec("scipy") is None:
+        sys.exit(in_the_peers_environment())
     main()

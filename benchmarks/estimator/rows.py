@@ -15,7 +15,7 @@ from typing import Literal
 from benchmarks.estimator.shapes import shape
 from benchmarks.estimator.split import is_held_out
 from pulumi_tandem import catalog
-from pulumi_tandem.estimate import EngineKind, EngineSetup
+from pulumi_tandem.estimate import EngineKind, EngineSetup, Workers
 
 FAMILIES = {
     "deepseek-ai/DeepSeek-R1": "DeepSeek-V3",
@@ -46,14 +46,6 @@ ENGINES: dict[str, EngineKind] = {"vllm": "vllm", "trtllm": "tensorrt-llm", "sgl
 WEIGHTS = {"fp8": "fp8", "fp4": "nvfp4", "int4": "int4", "bf16": "bfloat16", "": "bfloat16"}
 NODE_GPUS = 8
 TTFT_MS_MAX = 10_000.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workers:
-    """So many engines of one kind."""
-
-    number: int
-    setup: EngineSetup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,7 +78,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     by_lower = {each.lower(): each for each in known}
     given = name.lower()
     part = [each for each in by_lower if min(len(each), len(given)) >= PART_LEAST and _is_part(each, given)]
-    found = sorted(part, key=lambda each: -len(each))[:1] or get_close_matches(given, by_lower, n=1, cutoff=0.6)
+    found = sorted(part, key=lambda each: (given.startswith(each), abs(len(each) - len(given))))[
+        :1
+    ] or get_close_matches(given, by_lower, n=1, cutoff=0.6)
     return by_lower[found[0]] if found else None
 
 

@@ -95,8 +95,8 @@ def test_everything_that_is_wrong_comes_out_at_once_with_its_path():
             tandem.Pool,
             {"gpu": "cpu", "engine": 1},
             "Pool.engine",
-            "1 (int) is not tandem.Vllm(...)",
-            "give tandem.Vllm(...)",
+            "1 (int) is not tandem.Vllm(...) or tandem.TensorRtLlm(...)",
+            "give tandem.Vllm(...) or tandem.TensorRtLlm(...)",
         ),
         (
             tandem.Transfer,

@@ -27,16 +27,44 @@ def bf16(**changes: Any) -> KvCache:
 
 
 @pytest.mark.parametrize(
-    ("name", "kib"),
+    ("name", "taken"),
     [
         # keys and values (2) x layers x KV heads x head size x 2 bytes
-        ("SmolLM2-135M-Instruct", 2 * 30 * 3 * 64 * 2 / 1024),  # 22.5
-        ("Llama-3.1-8B-Instruct", 128),  # 2 x 32 x 8 x 128 x 2 = 131,072 bytes
-        ("Llama-3.3-70B-Instruct", 320),  # 2 x 80 x 8 x 128 x 2 = 327,680 bytes
+        ("SmolLM2-135M-Instruct", 23_040),  # 2 x 30 x 3 x 64 x 2
+        ("Llama-3.1-8B-Instruct", 131_072),  # 2 x 32 x 8 x 128 x 2
+        ("Llama-3.3-70B-Instruct", 327_680),  # 2 x 80 x 8 x 128 x 2
+        ("Qwen3-32B", 262_144),  # 2 x 64 x 8 x 128 x 2
+        ("Qwen3-235B-A22B", 192_512),  # 2 x 94 x 4 x 128 x 2
+        ("gpt-oss-120b", 73_728),  # 2 x 36 x 8 x 64 x 2, windows not counted
+        # latent attention: layers x (512 + 64) x 2 bytes, for all heads together
+        ("DeepSeek-V3", 70_272),  # 61 x 576 x 2
     ],
 )
-def test_kv_of_a_token(name: str, kib: float):
-    assert estimate.kv_bytes_per_token(catalog.model(name).architecture, bf16()) == kib * 1024
+def test_kv_of_a_token(name: str, taken: int):
+    assert estimate.kv_bytes_per_token(catalog.model(name).architecture, bf16()) == taken
+
+
+def test_every_gpu_holds_the_whole_latent():
+    shape = catalog.model("DeepSeek-V3").architecture
+    assert estimate.kv_bytes_per_token(shape, bf16(tensor_parallel=8)) == 70_272
+
+
+def test_a_latent_in_fp8_keeps_its_position_in_sixteen_bits():
+    # 512 bytes, four scales of 4 bytes, 64 numbers of 2 bytes: 656 in each of 61 layers
+    shape = catalog.model("DeepSeek-V3").architecture
+    assert estimate.kv_bytes_per_token(shape, bf16(kv_dtype="fp8_ds_mla")) == 61 * 656
+
+
+def test_a_state_is_paid_once_and_its_layers_cache_no_tokens():
+    hybrid = LLAMA_8B.model_copy(update={"state_layers": 24, "state_bytes": 1_000_000})
+    # a quarter of the layers has attention: 32 KiB a token
+    assert estimate.kv_bytes(hybrid, bf16(), 160) == 160 * 32 * 1024 + 1_000_000
+    assert estimate.kv_bytes(hybrid, bf16(tensor_parallel=2), 160) == 160 * 16 * 1024 + 500_000
+
+
+def test_the_indexer_of_a_sparse_attention_caches_besides():
+    sparse = catalog.model("DeepSeek-V3").architecture.model_copy(update={"index_bytes_per_token": 61 * 132})
+    assert estimate.kv_bytes_per_token(sparse, bf16()) == 61 * (1152 + 132)
 
 
 def test_kv_of_gpt_oss_is_half_linear_and_half_a_window():

@@ -7,7 +7,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-ROOMS = ("finding", "declare", "catalog", "resolve", "estimate", "check", "plan", "simulate", "lower", "prove", "pins", "accept")
+ROOMS = (
+    "finding",
+    "declare",
+    "catalog",
+    "resolve",
+    "estimate",
+    "check",
+    "plan",
+    "simulate",
+    "lower",
+    "prove",
+    "pins",
+    "accept",
+)
 """Rooms of pulumi_tandem in the way of the data: a room imports what stands before it, never what stands after."""
 TARGETS = ("local", "kubernetes", "aws")
 """All stand after the rooms, and know nothing of each other."""
@@ -91,6 +104,14 @@ def impure(source: Source) -> Iterator[str]:
                 yield f"{source.path}:{line}: the pure room {source.room!r} imports {module}"
 
 
+def opens_files(source: Source) -> Iterator[str]:
+    """Files that a pure room opens, but for the config.json that a program names."""
+    if source.room in PURE_ROOMS and source.path.parts[2:] != ("declare", "config_json", "files.py"):
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open":
+                yield f"{source.path}:{node.lineno}: the pure room {source.room!r} opens a file"
+
+
 def against_the_way(source: Source) -> Iterator[str]:
     """Imports from a later room into an earlier one, between targets, and from the worker into the library."""
     for line, module in imports(source):
@@ -129,7 +150,17 @@ def _is_before(imported: str, importer: str) -> bool:
 
 def undocumented(source: Source) -> Iterator[str]:
     """Public modules, classes and functions of the library's vocabulary that say nothing of themselves."""
-    if source.room not in {"declare", "finding", "check", "lower", "resolve", "catalog", "estimate", "plan", "simulate"}:
+    if source.room not in {
+        "declare",
+        "finding",
+        "check",
+        "lower",
+        "resolve",
+        "catalog",
+        "estimate",
+        "plan",
+        "simulate",
+    }:
         return
     if ast.get_docstring(source.tree) is None:
         yield f"{source.path}:1: the module has no docstring"

@@ -4,7 +4,7 @@ import pytest
 
 import pulumi_tandem as tandem
 from pulumi_tandem import catalog
-from pulumi_tandem.resolve import attention_backend, resolve, speculation, split_flags
+from pulumi_tandem.resolve import attention_backend, resolve, split_flags
 from tests.builders import laptop_pair, laptop_single, llama_pair
 
 
@@ -132,9 +132,3 @@ def test_flags_are_read_as_the_engine_reads_them():
         ("--kv-transfer-config.kv-role", "x"),
         ("-tp", "2"),
     ]
-
-
-def test_speculative_flags_are_found_in_any_order():
-    one = speculation(("--spec-tokens", "3", "--seed", "1", "--spec-method=mtp"))
-    assert one == speculation(("--spec-method", "mtp", "--spec-tokens=3")) == "--spec-method mtp --spec-tokens 3"
-    assert speculation(("--speculator", "x")) == ""

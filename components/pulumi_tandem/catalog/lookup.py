@@ -5,12 +5,14 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pulumi_tandem.declare.model import Architecture
 from pulumi_tandem.finding import nearest
 
 Table = Literal["gpus", "instances", "models", "engines"]
+TABLES: tuple[Table, ...] = get_args(Table)
+"""Tables whose rows have names."""
 
 
 class UnknownName(LookupError):
@@ -93,9 +95,8 @@ class ModelRow:
     name: str
     organisation: str
     architecture: Architecture
-    parameters: int | None
-    """Published count; None where the checkpoint is quantised and `weights_gib` says its weight."""
-    weights_gib: float | None
+    parameters: int
+    """Published count of the language model's weights."""
     source: str
 
 
@@ -112,6 +113,9 @@ class Engine:
     cpu_block_multiple: int
     """A KV block of the CPU build must hold a multiple of so many tokens."""
     source: str
+    factors: tuple[str, ...] = ()
+    """What both sides of a hand-over must have in common because the engine compares it, in the words of a worker's
+    factors; empty: not read."""
     deployable: bool = True
     """False: its declarations are checked, by what is known of the release, and not deployed."""
 
@@ -123,8 +127,8 @@ def gpu(name: str) -> Gpu:
 
 def instance(name: str) -> Instance:
     """The EC2 instance type of that name (`p5.48xlarge`). Raises UnknownName."""
-    row = _row("instances", name)
-    return Instance(name=name, **{**row, "card0": tuple(row["card0"]), "capacity": tuple(row["capacity"])})
+    row = dict(_row("instances", name))
+    return Instance(name=name, card0=tuple(row.pop("card0")), capacity=tuple(row.pop("capacity")), **row)
 
 
 def price(name: str) -> Price | None:
@@ -147,8 +151,7 @@ def model(name: str) -> ModelRow:
     return ModelRow(
         name=short,
         organisation=row.pop("organisation"),
-        parameters=row.pop("parameters", None),
-        weights_gib=row.pop("weights_gib", None),
+        parameters=row.pop("parameters"),
         source=row.pop("source"),
         architecture=Architecture(**row),
     )
@@ -166,8 +169,14 @@ def engine(kind: str, version: str) -> Engine:
         version=version,
         kv_dtypes=tuple(row.pop("kv_dtypes")),
         cpu_kv_dtypes=tuple(row.pop("cpu_kv_dtypes")),
+        factors=tuple(row.pop("factors", ())),
         **row,
     )
+
+
+def releases(kind: str) -> tuple[str, ...]:
+    """Releases of an engine that have a row, oldest first. Raises UnknownName."""
+    return tuple(_row("engines", kind))
 
 
 def version(text: str) -> tuple[int, ...]:

@@ -4,7 +4,26 @@ Input: `Resolved`. Output: findings, in the order of the rules' codes. A rule is
 registered with a code; rules of a kind share a module.
 """
 
-from pulumi_tandem.check import capacity, declared, pair, planned, process, shape
+from pulumi_tandem.check import (
+    capacity,
+    connector,
+    declared,
+    fabric,
+    front,
+    handover,
+    hardware,
+    hybrid,
+    machines,
+    pair,
+    placement,
+    planned,
+    pods,
+    process,
+    ranks,
+    scaling,
+    shape,
+    tensorrt,
+)
 from pulumi_tandem.check.explain import explain
 from pulumi_tandem.check.registry import REGISTERED, Rule
 from pulumi_tandem.declare import Service
@@ -13,7 +32,26 @@ from pulumi_tandem.resolve import Resolved, resolve
 
 __all__ = ["MODULES", "RULES", "Rule", "accept", "check", "explain", "render_finding", "report"]
 
-MODULES = (declared, pair, shape, capacity, process, planned)
+MODULES = (
+    declared,
+    pair,
+    shape,
+    capacity,
+    process,
+    connector,
+    hybrid,
+    ranks,
+    hardware,
+    tensorrt,
+    handover,
+    planned,
+    fabric,
+    machines,
+    placement,
+    pods,
+    scaling,
+    front,
+)
 """Modules that register rules when they are imported."""
 
 RULES: dict[str, Rule] = dict(sorted(REGISTERED.items()))

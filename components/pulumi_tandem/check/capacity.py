@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pulumi_tandem.check.pair import pair
 from pulumi_tandem.check.registry import Breach, rule
-from pulumi_tandem.declare.model import GIB
+from pulumi_tandem.declare.model import GIB, Architecture
 from pulumi_tandem.estimate import KvCache, kv_bytes
 from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
 
@@ -61,7 +61,7 @@ def same_context(resolved: Resolved) -> Iterator[Breach]:
 def batch_holds_sequences(resolved: Resolved) -> Iterator[Breach]:
     """Batch tokens are at least the sequences."""
     for pool in resolved.pools:
-        if pool.batch_tokens < pool.sequences:
+        if pool.vllm and pool.batch_tokens < pool.sequences:
             message = (
                 f"a batch of {pool.batch_tokens} tokens cannot hold {pool.sequences} sequences; "
                 "the engine would not start"
@@ -80,11 +80,11 @@ def batch_holds_sequences(resolved: Resolved) -> Iterator[Breach]:
 def weights_fit(resolved: Resolved) -> Iterator[Breach]:
     """Weights per GPU are within the budget."""
     for pool in resolved.pools:
-        if pool.on_cpu or _weights_gib(resolved, pool) < _budget_gib(pool):
+        if pool.on_cpu or weights_gib(resolved, pool) < _budget_gib(pool):
             continue
         gpus = _gpus_needed(resolved, pool)
         message = (
-            f"{_weights_gib(resolved, pool):.1f} GiB of weights per GPU do not fit into "
+            f"{weights_gib(resolved, pool):.1f} GiB of weights per GPU do not fit into "
             f"{pool.memory_fraction:g} of {pool.gpu.name}'s {pool.gpu.memory_gib:g} GiB; the engine would run out of "
             "memory while it loads"
         )
@@ -105,8 +105,8 @@ def longest_request_fits(resolved: Resolved) -> Iterator[Breach]:
     """KV of one request of the whole context is within what KV has."""
     for pool in resolved.pools:
         room_gib = kv_room_gib(resolved, pool)
-        if room_gib <= 0:
-            continue  # TND0033 tells of it
+        if room_gib <= 0 or pool.tensorrt_llm:
+            continue  # TND0033 tells of it; TensorRT-LLM starts with a shorter limit
         needed_gib = kv_gib(resolved, pool, pool.context_tokens)
         if needed_gib <= room_gib:
             continue
@@ -132,21 +132,40 @@ def stated_cache_fits(resolved: Resolved) -> Iterator[Breach]:
     for pool in resolved.pools:
         if pool.on_cpu or pool.kv_cache_gib is None:
             continue
-        taken_gib = _weights_gib(resolved, pool) + pool.kv_cache_gib
+        taken_gib = weights_gib(resolved, pool) + pool.kv_cache_gib
         if taken_gib >= pool.gpu.memory_gib:
             message = (
-                f"{pool.kv_cache_gib:g} GiB of KV and {_weights_gib(resolved, pool):.1f} GiB of weights per GPU are "
+                f"{pool.kv_cache_gib:g} GiB of KV and {weights_gib(resolved, pool):.1f} GiB of weights per GPU are "
                 f"more than {pool.gpu.name}'s {pool.gpu.memory_gib:g} GiB; the engine would run out of memory"
             )
             fix = "drop kv_cache_gib: memory_fraction leaves KV what the weights do not take"
             yield Breach(path=f"{pool.name}.kv_cache_gib", message=message, fix=fix)
 
 
+@rule(
+    code="TND0036",
+    title="the longest prompt that clients send fits into the context",
+    story="""A prompt that is longer than the context is refused with 400, by the front door or by the engine, whatever
+    capacity was paid for.""",
+    source="vLLM 0.32/0.33: a request is held against max_model_len; TensorRT-LLM: max_seq_len",
+)
+def prompts_fit(resolved: Resolved) -> Iterator[Breach]:
+    """prompt_tokens_max is no more than the context of every pool."""
+    longest = resolved.prompt_tokens_max
+    for pool in resolved.pools:
+        if longest and longest > pool.context_tokens:
+            message = f"prompts have up to {longest} tokens and the context is {pool.context_tokens}; long ones get 400"
+            fix = f"set context_tokens to more than {longest}"
+            yield Breach(path=f"{pool.name}.context_tokens", message=message, fix=fix)
+
+
 def kv_room_gib(resolved: Resolved, pool: ResolvedPool) -> float:
     """Memory for KV per GPU, before activations and graphs; negative where the weights alone are too large."""
     if pool.kv_cache_gib is not None:
         return pool.kv_cache_gib
-    return _budget_gib(pool) - _weights_gib(resolved, pool)
+    if pool.tensorrt_llm:
+        return (pool.gpu.memory_gib - weights_gib(resolved, pool)) * pool.memory_fraction
+    return _budget_gib(pool) - weights_gib(resolved, pool)
 
 
 def kv_gib(resolved: Resolved, pool: ResolvedPool, tokens: int) -> float:
@@ -156,9 +175,9 @@ def kv_gib(resolved: Resolved, pool: ResolvedPool, tokens: int) -> float:
         dtype=pool.dtype,
         block_tokens=pool.block_tokens,
         tensor_parallel=pool.tensor_parallel,
-        hybrid=pool.engine.hybrid_kv_cache,
+        hybrid=pool.hybrid_kv_cache,
     )
-    return kv_bytes(resolved.architecture, cache, tokens) / GIB
+    return kv_bytes(resolved.architecture, cache, tokens) / GIB / pool.pipeline_parallel
 
 
 def longest_context(resolved: Resolved, pool: ResolvedPool, room_gib: float) -> int:
@@ -171,12 +190,39 @@ def longest_context(resolved: Resolved, pool: ResolvedPool, room_gib: float) -> 
     return low * pool.block_tokens
 
 
+def weights_gib(resolved: Resolved, pool: ResolvedPool) -> float:
+    """Weights on one GPU.
+
+    Tensor and pipeline parallelism split everything; ranks of data parallelism each hold all but the experts, which
+    they share (vLLM 0.33 fused_moe/config.py: the experts are split over tensor x data parallelism).
+    """
+    return _split_gib(resolved, pool, pool.tensor_parallel)
+
+
+def _split_gib(resolved: Resolved, pool: ResolvedPool, tensor_parallel: int) -> float:
+    experts_share = expert_share(resolved.architecture)
+    whole = bool(pool.tensorrt_llm and pool.tensorrt_llm.attention_data_parallel)
+    rest = (1 - experts_share) / (1 if whole else tensor_parallel)
+    experts = experts_share / (tensor_parallel * pool.data_parallel)
+    return resolved.weights_bytes / GIB * (rest + experts) / pool.pipeline_parallel
+
+
+def expert_share(shape: Architecture) -> float:
+    """Share of the weights that routed experts are; 0 for a dense model."""
+    if shape.experts == 1:
+        return 0.0
+    block = 3 * shape.hidden
+    experts = block * shape.intermediate * shape.experts * (shape.layers - shape.dense_layers)
+    attention = shape.layers * shape.hidden * shape.head_dim * 2 * (shape.attention_heads + shape.kv_heads)
+    embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied_embeddings else 2)
+    dense = shape.dense_layers * block * (shape.dense_intermediate or shape.intermediate)
+    shared = (shape.layers - shape.dense_layers) * block * shape.intermediate * shape.shared_experts
+    return experts / (experts + attention + embeddings + dense + shared)
+
+
 def _budget_gib(pool: ResolvedPool) -> float:
-    return pool.gpu.memory_gib * pool.memory_fraction
-
-
-def _weights_gib(resolved: Resolved, pool: ResolvedPool) -> float:
-    return resolved.weights_bytes / GIB / pool.tensor_parallel
+    """What weights must fit into: TensorRT-LLM's fraction is one of what they leave."""
+    return pool.gpu.memory_gib * (1.0 if pool.tensorrt_llm else pool.memory_fraction)
 
 
 def _gpus_needed(resolved: Resolved, pool: ResolvedPool) -> int | None:
@@ -184,6 +230,6 @@ def _gpus_needed(resolved: Resolved, pool: ResolvedPool) -> int | None:
     shape = resolved.architecture
     for gpus in (2, 4, 8, 16):
         divides = shape.attention_heads % gpus == 0 and (shape.kv_heads % gpus == 0 or gpus % shape.kv_heads == 0)
-        if divides and resolved.weights_bytes / GIB / gpus < _budget_gib(pool):
+        if divides and _split_gib(resolved, pool, gpus) < _budget_gib(pool):
             return gpus
     return None

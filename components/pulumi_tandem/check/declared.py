@@ -52,6 +52,16 @@ register(
         source="pulumi_tandem.check",
     )
 )
+register(
+    Rule(
+        code="TND0007",
+        title="a config.json is one of a model whose memory can be computed",
+        story="""Model.from_config reads the shape of a model from the config.json that comes with its weights. A key
+        that is missing, contradicts another or names a mechanism that has no formula here would make weights, KV and
+        time wrong without anybody noticing, so all of them are told and nothing is guessed.""",
+        source="transformers' configuration classes",
+    )
+)
 
 
 def same_names(services: Iterable[Service]) -> Iterator[Finding]:

@@ -22,12 +22,15 @@ OWNED_FLAGS = {
     "--gpu-memory-utilization": "Pool(memory_fraction=...)",
     "--device-memory-utilization": "Pool(memory_fraction=...)",
     "--tensor-parallel-size": "Pool(tensor_parallel=...)",
+    "--pipeline-parallel-size": "Pool(pipeline_parallel=...)",
+    "--enable-expert-parallel": "Pool(expert_parallel=True)",
+    "--speculative-config": "Vllm(speculation=tandem.Speculation(...))",
     "--attention-backend": "Vllm(attention_backend=...)",
     "--tool-call-parser": "Vllm(tool_call_parser=...)",
     "--enable-auto-tool-choice": "Vllm(tool_call_parser=...)",
     "--reasoning-parser": "Vllm(reasoning_parser=...)",
     "--shutdown-timeout": "Grace(stop_timeout_s=...)",
-    "--kv-transfer-config": "Transfer(...), Vllm(kv_load_failure=...)",
+    "--kv-transfer-config": "Transfer(...), Vllm(kv_load_failure=...), Pool(connector=tandem.Connector(...))",
     "--enforce-eager": "Pool(eager=...)",
     "--enable-prefix-caching": "Vllm(prefix_caching=...)",
     "--disable-hybrid-kv-cache-manager": "Vllm(hybrid_kv_cache=...)",
@@ -36,8 +39,11 @@ OWNED_FLAGS = {
 """Flag of vLLM, without `--no-`: what to declare instead."""
 
 REFUSED_FLAGS = {
-    "--data-parallel-size": "its ranks would need ports and GPUs that the worker does not have",
-    "--pipeline-parallel-size": "its stages would need GPUs that the worker does not have",
+    "--data-parallel-size": "its ranks need GPUs that are declared, as Pool(data_parallel=...)",
+    "--enable-lora": "adapters are not declared: the gateway knows no names of theirs; merge one into the weights",
+    "--lora-modules": "adapters are not declared: the gateway knows no names of theirs; merge one into the weights",
+    "--kv-offloading-size": "it puts another connector in the place of the one that moves KV between the pools",
+    "--kv-offloading-backend": "it puts another connector in the place of the one that moves KV between the pools",
     "--api-key": "keys are the front door's; the gateway and the prover ask engines without one",
     "--ssl-certfile": "the gateway speaks plain HTTP to its workers",
     "--ssl-keyfile": "the gateway speaks plain HTTP to its workers",
@@ -66,8 +72,22 @@ OWNED_ENV = {
 }
 """Variable: what to do instead."""
 
-REMOVED_ENV = {"VLLM_NIXL_ABORT_REQUEST_TIMEOUT": "use Transfer(lease_s=...): it became the lease of a prompt's KV"}
+_ADDRESS = ("fieldRef:status.podIP", "status.podIP", "$(POD_IP)", "$(TANDEM_ADDRESS)")
+OWN_ADDRESS = {"VLLM_NIXL_SIDE_CHANNEL_HOST": _ADDRESS, "VLLM_HOST_IP": _ADDRESS}
+"""Values that say what Tandem sets anyhow: the worker's own address, as manifests spell it."""
+
+READ_FROM = (0, 32)
+"""First vLLM whose variables were read."""
+
+REMOVED_ENV = {
+    "VLLM_NIXL_ABORT_REQUEST_TIMEOUT": "use Transfer(lease_s=...): it became the lease of a prompt's KV",
+    "VLLM_ATTENTION_BACKEND": "use Vllm(attention_backend=...)",
+    "VLLM_USE_V1": "drop it: there is no other engine any more",
+}
 """Variable that vLLM 0.32 and 0.33 do not read: what took its place."""
 
-BREAKING_ENV = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+BREAKING_ENV = {
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+}
 """Variable: the part of its value that a KV connector refuses."""

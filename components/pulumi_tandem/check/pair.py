@@ -19,6 +19,18 @@ def pair(resolved: Resolved) -> tuple[ResolvedPool, ResolvedPool] | None:
     return (resolved.pool("prefill"), resolved.pool("decode")) if resolved.disaggregated else None
 
 
+def vllm_pair(resolved: Resolved) -> tuple[ResolvedPool, ResolvedPool] | None:
+    """Prefill and decode where both run vLLM and exchange KV through its NIXL connector."""
+    two = pair(resolved)
+    return two if two and all(pool.vllm and pool.moves_kv_by("Nixl") for pool in two) else None
+
+
+def _hashed(resolved: Resolved) -> tuple[ResolvedPool, ResolvedPool] | None:
+    """The pair, where its handshake compares hashes: decode's side can be told not to."""
+    two = vllm_pair(resolved)
+    return two if two and two[1].connector.extra.get("enforce_handshake_compat", True) else None
+
+
 def _differ(field: str, what: str, fix: str, values: tuple[str, str]) -> Iterator[Breach]:
     if values[0] != values[1]:
         message = f"{what} is {values[1]!r} on decode and {values[0]!r} on prefill; {_SEEN}"
@@ -35,7 +47,7 @@ def _differ(field: str, what: str, fix: str, values: tuple[str, str]) -> Iterato
 )
 def same_model(resolved: Resolved) -> Iterator[Breach]:
     """Model strings of the pair are equal."""
-    if two := pair(resolved):
+    if two := _hashed(resolved):
         fix = "mount the weights at the same path on both, and drop the pool's model_path"
         yield from _differ("model_path", "the model", fix, (two[0].model_ref, two[1].model_ref))
 
@@ -49,7 +61,7 @@ def same_model(resolved: Resolved) -> Iterator[Breach]:
 )
 def same_dtype(resolved: Resolved) -> Iterator[Breach]:
     """Dtypes of the pair are equal."""
-    if two := pair(resolved):
+    if two := _hashed(resolved):
         fix = "set dtype on the model and on no pool"
         yield from _differ("dtype", "the dtype", fix, (two[0].dtype, two[1].dtype))
 
@@ -63,7 +75,7 @@ def same_dtype(resolved: Resolved) -> Iterator[Breach]:
 )
 def same_kv_dtype(resolved: Resolved) -> Iterator[Breach]:
     """KV dtypes of the pair are the same word."""
-    if two := pair(resolved):
+    if two := _hashed(resolved):
         fix = f"write kv_dtype={two[0].kv_dtype!r} on both pools"
         yield from _differ("kv_dtype", "the KV dtype", fix, (two[0].kv_dtype, two[1].kv_dtype))
 
@@ -77,11 +89,17 @@ def same_kv_dtype(resolved: Resolved) -> Iterator[Breach]:
     source=_HASH,
 )
 def same_engine(resolved: Resolved) -> Iterator[Breach]:
-    """Engine versions of the pair are equal."""
-    if two := pair(resolved):
-        fix = "set the version on the service's engine and give no pool its own; both pools roll together"
-        versions = (two[0].engine.version, two[1].engine.version)
-        yield from _differ("engine.version", "vLLM's version", fix, versions)
+    """Engines of the pair are one release of one engine."""
+    two = pair(resolved)
+    if not two:
+        return
+    if (two[0].vllm is None) != (two[1].vllm is None):
+        message = f"decode runs {two[1].engine_name} and prefill {two[0].engine_name}, which exchange no KV"
+        yield Breach(path="decode.engine", message=message, fix="run one engine on both pools")
+        return
+    fix = "set the version on the service's engine and give no pool its own; both pools roll together"
+    versions = (two[0].engine.version, two[1].engine.version)
+    yield from _differ("engine.version", f"{two[0].engine_name}'s version", fix, versions)
 
 
 @rule(
@@ -94,7 +112,7 @@ def same_engine(resolved: Resolved) -> Iterator[Breach]:
 )
 def same_attention(resolved: Resolved) -> Iterator[Breach]:
     """Attention backends of the pair, chosen or named, are equal."""
-    two = pair(resolved)
+    two = _hashed(resolved)
     if not two or two[0].attention_backend == two[1].attention_backend:
         return
     prefill, decode = two
@@ -105,7 +123,8 @@ def same_attention(resolved: Resolved) -> Iterator[Breach]:
     alike = "use GPUs of the same kind on both pools"
     named = "or name one that both have: engine=tandem.Vllm(attention_backend='FLASHINFER') on the service"
     fix = alike if prefill.on_cpu != decode.on_cpu else f"{alike}, {named}"
-    yield Breach(path="decode.gpu", message=message, fix=fix)
+    path = "decode.engine.attention_backend" if prefill.gpu == decode.gpu else "decode.gpu"
+    yield Breach(path=path, message=message, fix=fix)
 
 
 @rule(
@@ -116,8 +135,8 @@ def same_attention(resolved: Resolved) -> Iterator[Breach]:
 )
 def same_hybrid(resolved: Resolved) -> Iterator[Breach]:
     """The hybrid KV cache manager is on, or off, on both."""
-    if two := pair(resolved):
-        states = (str(two[0].engine.hybrid_kv_cache), str(two[1].engine.hybrid_kv_cache))
+    if two := _hashed(resolved):
+        states = (str(two[0].hybrid_kv_cache), str(two[1].hybrid_kv_cache))
         fix = "set hybrid_kv_cache on the service's engine and give no pool its own"
         yield from _differ("engine.hybrid_kv_cache", "hybrid_kv_cache", fix, states)
 
@@ -126,14 +145,16 @@ def same_hybrid(resolved: Resolved) -> Iterator[Breach]:
     code="TND0016",
     title="both pools decode speculatively in the same way, or neither does",
     story="""A draft model has KV of its own that travels with the prompt's, so its method and model are in the
-    handshake. Flags for it on one pool only are a mismatch.""",
+    handshake; older releases crashed decode on long prompts in its place. How many tokens are guessed may differ, and
+    so may methods that have no KV (`ngram`).""",
     source=f"{_HASH}: speculative_config",
 )
 def same_speculation(resolved: Resolved) -> Iterator[Breach]:
-    """Flags of speculative decoding are equal."""
-    if two := pair(resolved):
-        flags = (two[0].speculation or "none", two[1].speculation or "none")
-        yield from _differ("extra_args", "speculative decoding", "give both pools the same flags", flags)
+    """Speculation with KV of its own is the same on both."""
+    if two := _hashed(resolved):
+        guesses = (two[0].draft_kv or "none", two[1].draft_kv or "none")
+        fix = "set speculation on the service's engine, or use a method without KV of its own: 'ngram'"
+        yield from _differ("engine.speculation", "speculative decoding", fix, guesses)
 
 
 @rule(
@@ -150,7 +171,7 @@ def known_kv_dtype(resolved: Resolved) -> Iterator[Breach]:
         if pool.kv_dtype in known:
             continue
         near = nearest(pool.kv_dtype, known)
-        where = f"vLLM {pool.engine.version}{' on a CPU' if pool.on_cpu else ''}"
+        where = f"{pool.engine_name} {pool.engine.version}{' on a CPU' if pool.on_cpu else ''}"
         yield Breach(
             path=f"{pool.name}.kv_dtype",
             message=f"{where} knows no KV dtype {pool.kv_dtype!r}; its workers would not start",

@@ -12,7 +12,7 @@ register(
         story="""A deployment does what was committed, so its pools are never decided while it runs: `tandem plan
         FILE --write` writes the shape that it chose into FILE's `.plan.json`, which is looked at and committed like any
         other change, and `plan=tandem.plan_of(__file__)` reads it.""",
-        source="pulumi_tandem.declare.auto",
+        source="pulumi_tandem.declare.pinned",
     )
 )
 register(
@@ -22,7 +22,7 @@ register(
         story="""A pin holds a hash of what planning read: model, engine, context, load, objectives, prices, pools. When
         one of them changes, the shape may be too small or needlessly large, and nobody would notice before the load
         comes. A newer release that plans better does not change the hash: it never changes a deployment by itself.""",
-        source="pulumi_tandem.declare.auto",
+        source="pulumi_tandem.declare.pinned",
     )
 )
 register(
@@ -47,7 +47,7 @@ def workload_fits(resolved: Resolved) -> Iterator[Breach]:
     """Mean prompt and mean answer are within the shortest context of the pools."""
     if resolved.workload is None:
         return
-    prompt, output = resolved.workload.prompt_tokens.mean, resolved.workload.output_tokens.mean
+    prompt, output = resolved.workload.prompts.mean, resolved.workload.outputs.mean
     context = min(pool.context_tokens for pool in resolved.pools)
     if prompt + output > context:
         message = (

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from pulumi_tandem.check.owned import (
     BREAKING_ENV,
+    OWN_ADDRESS,
     OWNED_ENV,
     OWNED_FLAGS,
+    READ_FROM,
     REFUSED_FLAGS,
     REMOVED_ENV,
     RESERVED_ENV_PREFIX,
@@ -64,11 +66,11 @@ def drain_outlasts_lease(resolved: Resolved) -> Iterator[Breach]:
 )
 def env_is_free(resolved: Resolved) -> Iterator[Breach]:
     """No pool's env holds a name that lowering sets."""
-    for pool, name, _ in _env(resolved):
+    for pool, name, value in _env(resolved):
         if name.startswith(RESERVED_ENV_PREFIX):
             message = f"{name!r} begins with {RESERVED_ENV_PREFIX!r}, which is how Tandem speaks to its own processes"
             yield Breach(path=f"{pool.name}.env.{name}", message=message, fix="use another name")
-        elif name in OWNED_ENV:
+        elif name in OWNED_ENV and value not in OWN_ADDRESS.get(name, ()):
             message = f"{name!r} is set by Tandem for every worker; a value of yours would be right for one at best"
             yield Breach(path=f"{pool.name}.env.{name}", message=message, fix=OWNED_ENV[name])
 
@@ -83,7 +85,7 @@ def env_is_free(resolved: Resolved) -> Iterator[Breach]:
 def env_is_read(resolved: Resolved) -> Iterator[Breach]:
     """No pool's env holds a name that the engine dropped."""
     for pool, name, _ in _env(resolved):
-        if name in REMOVED_ENV:
+        if name in REMOVED_ENV and pool.vllm and pool.release_numbers >= READ_FROM:
             message = f"vLLM {pool.engine.version} no longer reads {name!r}; it would have no effect"
             yield Breach(path=f"{pool.name}.env.{name}", message=message, fix=REMOVED_ENV[name])
 

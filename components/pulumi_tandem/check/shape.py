@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from pulumi_tandem.check.pair import pair
+from pulumi_tandem.check.pair import vllm_pair
 from pulumi_tandem.check.registry import Breach, rule
-from pulumi_tandem.resolve import UNBOUND, Resolved
+from pulumi_tandem.resolve import UNBOUND, Resolved, ResolvedPool
 
 _TOPOLOGY = "vLLM 0.32/0.33 distributed/kv_transfer/kv_connector/utils.py, TransferTopology"
 
@@ -19,7 +19,7 @@ _TOPOLOGY = "vLLM 0.32/0.33 distributed/kv_transfer/kv_connector/utils.py, Trans
 )
 def block_sizes(resolved: Resolved) -> Iterator[Breach]:
     """Decode's block is divisible by prefill's; equal where prefill is split over more GPUs."""
-    two = pair(resolved)
+    two = vllm_pair(resolved)
     if not two:
         return
     prefill, decode = two
@@ -61,11 +61,12 @@ def cpu_blocks(resolved: Resolved) -> Iterator[Breach]:
 )
 def parallel_ratio(resolved: Resolved) -> Iterator[Breach]:
     """Tensor parallelism of the pair divides, one way or the other."""
-    two = pair(resolved)
+    two = vllm_pair(resolved)
     if not two:
         return
     prefill, decode = two[0].tensor_parallel, two[1].tensor_parallel
-    if max(prefill, decode) % min(prefill, decode):
+    starts = all(deals_out(resolved, pool) for pool in two)
+    if max(prefill, decode) % min(prefill, decode) and starts:
         message = (
             f"decode is split over {decode} GPUs and prefill over {prefill}; neither divides the other, "
             "and the first hand-off would fail an assertion"
@@ -82,12 +83,12 @@ def parallel_ratio(resolved: Resolved) -> Iterator[Breach]:
 )
 def replicated_prefill(resolved: Resolved) -> Iterator[Breach]:
     """Prefill's KV is not replicated where decode is split less."""
-    two = pair(resolved)
+    two = vllm_pair(resolved)
     if not two:
         return
     prefill, decode = two[0].tensor_parallel, two[1].tensor_parallel
     heads = resolved.architecture.kv_heads
-    if prefill > decode and prefill > heads:
+    if prefill > decode and prefill > heads and not resolved.architecture.latent_dim:
         message = (
             f"prefill is split over {prefill} GPUs, more than the model's {heads} KV heads, and decode over {decode}; "
             "the handshake between them would fail"
@@ -106,12 +107,12 @@ def replicated_prefill(resolved: Resolved) -> Iterator[Breach]:
 )
 def heads_divide(resolved: Resolved) -> Iterator[Breach]:
     """Heads are divisible by the tensor parallelism of every pool."""
-    attention, kv = resolved.architecture.attention_heads, resolved.architecture.kv_heads
+    attention, kv = resolved.architecture.attention_heads, _cached_heads(resolved)
     for pool in resolved.pools:
         split = pool.tensor_parallel
-        fits = [n for n in range(1, attention + 1) if attention % n == 0 and (kv % n == 0 or n % kv == 0)]
-        if split in fits:
+        if deals_out(resolved, pool):
             continue
+        fits = [n for n in range(1, attention + 1) if attention % n == 0 and (kv % n == 0 or n % kv == 0)]
         what = f"{attention} attention heads" if attention % split else f"{kv} KV heads"
         message = f"{what} cannot be dealt out evenly over {split} GPUs; the engine would not start"
         yield Breach(
@@ -123,20 +124,20 @@ def heads_divide(resolved: Resolved) -> Iterator[Breach]:
 
 @rule(
     code="TND0025",
-    title="a worker has the GPUs that its tensor parallelism needs",
+    title="a worker has the GPUs that its parallelism needs",
     story="""The engine starts one process a GPU; on a machine or in a pod with fewer, it fails at start, after the
     node was paid for.""",
     source="vLLM 0.32/0.33 config/parallel.py, world size against visible devices",
 )
 def enough_gpus(resolved: Resolved) -> Iterator[Breach]:
-    """GPUs per worker are at least the tensor parallelism."""
+    """GPUs per worker are at least what tensor, pipeline and data parallelism take together."""
     for pool in resolved.pools:
-        if not pool.on_cpu and pool.gpus_per_worker < pool.tensor_parallel:
+        if not pool.on_cpu and pool.gpus_per_worker < pool.ranks:
             message = (
-                f"a worker has {pool.gpus_per_worker} GPUs and tensor_parallel asks for {pool.tensor_parallel}; "
+                f"a worker has {pool.gpus_per_worker} GPUs and {parallelism(pool)} asks for {pool.ranks}; "
                 "the engine would not start"
             )
-            fix = f"set gpus_per_worker={pool.tensor_parallel}, or drop it"
+            fix = f"set gpus_per_worker={pool.ranks}, or drop it"
             yield Breach(path=f"{pool.name}.gpus_per_worker", message=message, fix=fix)
 
 
@@ -144,16 +145,17 @@ def enough_gpus(resolved: Resolved) -> Iterator[Breach]:
     code="TND0026",
     severity="warning",
     title="a worker uses all of its GPUs",
-    story="""GPUs beyond the tensor parallelism are reserved for the worker, and idle: nobody else can have them.""",
+    story="""GPUs beyond what the parallelism takes are reserved for the worker, and idle: nobody else can have
+    them.""",
     source="pulumi_tandem.check",
 )
 def no_idle_gpus(resolved: Resolved) -> Iterator[Breach]:
-    """GPUs per worker are not more than the tensor parallelism."""
+    """GPUs per worker are not more than the parallelism takes."""
     for pool in resolved.pools:
-        idle = pool.gpus_per_worker - pool.tensor_parallel
+        idle = pool.gpus_per_worker - pool.ranks
         if not pool.on_cpu and idle > 0:
             message = f"{idle} of a worker's {pool.gpus_per_worker} GPUs would stand idle"
-            fix = f"set tensor_parallel={pool.gpus_per_worker}, or gpus_per_worker={pool.tensor_parallel}"
+            fix = f"set tensor_parallel={pool.gpus_per_worker}, or gpus_per_worker={pool.ranks}"
             yield Breach(path=f"{pool.name}.gpus_per_worker", message=message, fix=fix)
 
 
@@ -189,3 +191,23 @@ def cores_on_a_cpu(resolved: Resolved) -> Iterator[Breach]:
         if not pool.on_cpu and pool.cpu_cores != UNBOUND:
             message = f"{pool.cpu_cores!r} would bind nothing: {pool.gpu.name} is no CPU"
             yield Breach(path=f"{pool.name}.cpu_cores", message=message, fix="drop it")
+
+
+def parallelism(pool: ResolvedPool) -> str:
+    """The parallelism as declared, in one phrase: `tensor_parallel 2 x data_parallel 4`."""
+    fields = ("tensor_parallel", "pipeline_parallel", "data_parallel")
+    return " x ".join(f"{field} {getattr(pool, field)}" for field in fields if getattr(pool, field) > 1) or (
+        "tensor_parallel 1"
+    )
+
+
+def deals_out(resolved: Resolved, pool: ResolvedPool) -> bool:
+    """Whether heads can be dealt out evenly over the GPUs of a worker; data parallelism of attention splits none."""
+    if (engine := pool.tensorrt_llm) and engine.attention_data_parallel:
+        return True
+    split, kv = pool.tensor_parallel, _cached_heads(resolved)
+    return resolved.architecture.attention_heads % split == 0 and (kv % split == 0 or split % kv == 0)
+
+
+def _cached_heads(resolved: Resolved) -> int:
+    return 1 if resolved.architecture.latent_dim else resolved.architecture.kv_heads

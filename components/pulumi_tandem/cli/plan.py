@@ -92,7 +92,7 @@ def plan_view(one: Planned) -> RenderableType:
     load = service.workload
     heading = (
         f"{service.name}: {service.model.name}, {load.requests_per_s:g} requests/s, "
-        f"{load.prompt_tokens.mean:.0f} tokens in, {load.output_tokens.mean:.0f} out"
+        f"{load.prompts.mean:.0f} tokens in, {load.outputs.mean:.0f} out"
     )
     lines = [Text(one.plan.verdict.words, style="bold")]
     if chosen := one.plan.chosen or one.plan.declared:
@@ -142,21 +142,20 @@ def _ways(found: Plan, heading: str) -> Table:
     share = f"{wanted.quantile * 100:g} %"
     table = Table(title=heading, title_justify="left")
     table.add_column("")
-    table.add_column("pools")
-    for name in ("GPUs", "USD/h", f"TTFT {share}", f"TPOT {share}", "tokens/s", "KV moved", "meets", "binds"):
+    table.add_column("pools", no_wrap=True)
+    for name in ("GPUs", "USD/h", f"TTFT {share}", f"TPOT {share}", "tokens/s", "KV GB/s", "meets it", "binds"):
         table.add_column(name, justify="right")
-    titles = {"declared": "declared", "disaggregated": "best disaggregated", "aggregated": "best aggregated"}
     for name, option in _named(found).items():
         price = option.usd_per_hour
         table.add_row(
-            titles[name],
+            name,
             option.label,
             str(option.gpus),
             "-" if price is None else f"{price:.2f}",
             interval_text(option.ttft_s),
             interval_text(option.tpot_s),
             f"{option.output_tokens_per_s:.0f}",
-            f"{option.kv_gb_per_s:.2f} GB/s" if option.kv_gb_per_s else "-",
+            f"{option.kv_gb_per_s:.2f}" if option.kv_gb_per_s else "-",
             _meets(option, found),
             binding(option, wanted).upper(),
         )
@@ -165,7 +164,7 @@ def _ways(found: Plan, heading: str) -> Table:
 
 def _pools(found: Plan) -> Table:
     table = Table(title="what each worker does", title_justify="left")
-    for name in ("pool", "worker"):
+    for name in ("pool", "worker", "priced as"):
         table.add_column(name)
     for name in ("workers", "weights/GPU", "KV/GPU", "batch tokens", "runs", "at most", "used"):
         table.add_column(name, justify="right")
@@ -184,6 +183,7 @@ def _pool_row(pool: PlannedPool) -> tuple[str, ...]:
     return (
         pool.name,
         shape.label,
+        shape.machine.instance or "-",
         str(pool.workers),
         f"{shape.weights_gib:.1f} GiB",
         f"{shape.kv_gib:.1f} GiB",
@@ -235,9 +235,10 @@ def _sureness(option: Option, found: Plan) -> list[str]:
 def _capacity_text(one: Planned, most: Capacity) -> str:
     load = one.plan.service.workload
     assert load
-    tokens = most.requests_per_s * load.output_tokens.mean / (one.gpus or 1)
+    tokens = most.requests_per_s * load.outputs.mean / (one.gpus or 1)
+    served = "GPUs serve" if one.gpus != 1 else "GPU serves"
     return (
-        f"{one.gpus} GPUs serve at most {most.requests_per_s:.2f} requests/s {most.option.kind} "
+        f"{one.gpus} {served} at most {most.requests_per_s:.2f} requests/s {most.option.kind} "
         f"({most.option.label}): {tokens:.0f} output tokens/s per GPU."
     )
 
@@ -264,6 +265,7 @@ def _option_json(option: Option, found: Plan) -> dict[str, Any]:
 
 def _pool_json(pool: PlannedPool) -> dict[str, Any]:
     return pool.shape.model_dump() | {
+        "instance": pool.candidate.machine.instance or None,
         "weights_gib_per_gpu": pool.candidate.weights_gib,
         "kv_gib_per_gpu": pool.candidate.kv_gib,
         "running": pool.running,

@@ -6,10 +6,11 @@ what cannot be meant (an unknown field, a wrong type, a number out of range) and
 fit together is the business of `check`.
 """
 
-from pulumi_tandem.declare.auto import Auto, Pin, Pins, PoolShape, planning_hash, with_pinned_pools
+from pulumi_tandem.declare.auto import Auto, Pin, Pins, PoolShape
 from pulumi_tandem.declare.cluster import Cluster, DevicePlugin, GpuOperator, NetworkPolicy, SecurityGroup
+from pulumi_tandem.declare.connector import Connector
 from pulumi_tandem.declare.door import FrontDoor, Ratio, TokenSecret
-from pulumi_tandem.declare.engine import Vllm
+from pulumi_tandem.declare.engine import Engine, Speculation, TensorRtLlm, Vllm
 from pulumi_tandem.declare.model import Architecture, Model, Quantisation
 from pulumi_tandem.declare.nodes import Capacity, NetworkInterface, NodePool, PlacementGroup, Taint, Toleration
 from pulumi_tandem.declare.pod import Autoscaler, Pod, Probe, RollingUpdate
@@ -24,8 +25,10 @@ __all__ = [
     "Autoscaler",
     "Capacity",
     "Cluster",
+    "Connector",
     "DeclarationError",
     "DevicePlugin",
+    "Engine",
     "FrontDoor",
     "GpuOperator",
     "Grace",
@@ -48,12 +51,12 @@ __all__ = [
     "RollingUpdate",
     "SecurityGroup",
     "Service",
+    "Speculation",
     "Taint",
+    "TensorRtLlm",
     "TokenSecret",
     "Toleration",
     "Transfer",
     "Vllm",
     "Workload",
-    "planning_hash",
-    "with_pinned_pools",
 ]

@@ -83,6 +83,7 @@ class NodePool(Noun):
     nodes: int | None = Field(default=None, ge=0)
     """Machines that the pool starts with."""
     nodes_max: int | None = Field(default=None, ge=0)
+    """Default: `nodes` where nobody starts more (`managed_by='other'`); else not known."""
     gpus_max: int | None = Field(default=None, ge=0)
     """GPUs that the pool can have in all: Karpenter's limit of `nvidia.com/gpu`, or the size of what is there."""
     zones: tuple[str, ...] = ()
@@ -107,6 +108,8 @@ class NodePool(Noun):
     nvme_raid0: bool = False
     """Whether the machine's own NVMe disks hold images and the pods' scratch space, in place of the root volume."""
     gpu_sharing: Literal["none", "mig", "time-slicing", "mps"] = "none"
+    rdma_devices: int | None = Field(default=None, ge=0)
+    """InfiniBand or RoCE devices of each machine that pods can ask for. Default: not known."""
     nvlink_domain: str | None = None
     """Rack whose GPUs reach each other over NVLink (GB200 NVL72). Default: one machine."""
     consolidation: Literal["WhenEmpty", "WhenEmptyOrUnderutilized"] | None = None

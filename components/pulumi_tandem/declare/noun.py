@@ -31,7 +31,30 @@ class Noun(BaseModel):
             return
         name = fields.get("name")
         subject = name if self.names_itself and isinstance(name, str) else type(self).__name__
-        raise DeclarationError(finding.below(subject) for detail in details for finding in _read(type(self), detail))
+        findings = [finding for detail in _one_per_place(details) for finding in _read(type(self), detail)]
+        raise DeclarationError(finding.below(subject) for finding in findings)
+
+
+def _one_per_place(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Where a field takes one of several nouns, pydantic tells of each; that is one mistake, and the first noun's."""
+    kept: dict[tuple[int | str, ...], ErrorDetails] = {}
+    nouns: dict[tuple[int | str, ...], list[str]] = {}
+    arms: dict[tuple[int | str, ...], int | str] = {}
+    for detail in details:
+        place = tuple(part for part in detail["loc"] if not _is_machinery(part))
+        arm = next((part for part in detail["loc"] if _is_noun(part)), "")
+        if detail["type"] == "model_type":
+            nouns.setdefault(place, []).append(detail.get("ctx", {})["class_name"])
+            kept.setdefault(place, detail)
+        elif arms.setdefault(place[:1], arm) == arm:
+            kept[(*place, detail["type"])] = detail
+    for place, names in nouns.items():
+        kept[place] = {**kept[place], "ctx": {"class_name": "(...) or tandem.".join(names)}}
+    return list(kept.values())
+
+
+def _is_noun(part: int | str) -> bool:
+    return part in {noun.__name__ for noun in Noun.__subclasses__()}
 
 
 def _read(noun: type[BaseModel], detail: ErrorDetails) -> list[Finding]:
@@ -53,8 +76,8 @@ def _without_subject(path: str) -> str:
 
 
 def _is_machinery(part: int | str) -> bool:
-    """Whether pydantic put this part in a path itself, to name the arm of a union; fields begin in lower case."""
-    return isinstance(part, str) and ("[" in part or "(" in part or part[:1].isupper())
+    """Whether pydantic put this part in a path itself, to name the arm of a union."""
+    return isinstance(part, str) and ("[" in part or "(" in part or _is_noun(part))
 
 
 def _unknown_field(noun: type[BaseModel], location: str) -> Finding:

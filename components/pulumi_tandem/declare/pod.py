@@ -27,8 +27,8 @@ class RollingUpdate(Noun):
 
     max_surge: int = Field(default=1, ge=0)
     max_unavailable: int = Field(default=0, ge=0)
-    pairs_revisions: bool = False
-    """Whether the router pairs only workers of one revision."""
+    pairs_revisions: bool = True
+    """Whether prefill and decode of one revision only are paired, as Tandem's gateway does."""
 
 
 class Autoscaler(Noun):
@@ -82,12 +82,18 @@ class Pod(Noun):
     """terminationGracePeriodSeconds. Default: as long as a drain can take."""
     disruption_min_available: int | None = Field(default=None, ge=0)
     """minAvailable of the pool's PodDisruptionBudget. Default: one pod may be away."""
+    image_cuda: str | None = None
+    """CUDA that the image was built for: `13.0`. Default: not known."""
+    image_libfabric: str | None = None
+    """Version of libfabric in the image. Default: not known."""
     image_gb: float | None = Field(default=None, gt=0)
     """Size of the image as unpacked."""
     weights_volume: Literal["emptyDir", "hostPath", "ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany"] | None = None
     """Where weights lie: a scratch folder, a folder of the machine, or a claim of that access mode."""
     load_gb_per_s: float | None = Field(default=None, gt=0)
     """How fast one worker reads its weights, in 10^9 bytes per second. Default: not known."""
+    group_pods: int | None = Field(default=None, ge=1)
+    """Pods of a LeaderWorkerSet group. Default: one on each of the worker's nodes."""
     group_start: Literal["LeaderCreated", "LeaderReady"] = "LeaderCreated"
     """LeaderWorkerSet's startupPolicy, where a worker is spread over nodes."""
     rolling_update: RollingUpdate | None = None

@@ -6,8 +6,9 @@ from pydantic import Field, model_validator
 
 from pulumi_tandem.declare.auto import Auto, Pins
 from pulumi_tandem.declare.cluster import Cluster
+from pulumi_tandem.declare.connector import Connector
 from pulumi_tandem.declare.door import FrontDoor, Ratio, TokenSecret
-from pulumi_tandem.declare.engine import Vllm
+from pulumi_tandem.declare.engine import Engine, Vllm
 from pulumi_tandem.declare.model import Model
 from pulumi_tandem.declare.noun import Noun
 from pulumi_tandem.declare.pool import Pool
@@ -28,6 +29,8 @@ class Transfer(Noun):
     """Network devices as UCX names them: `mlx5_0:1,mlx5_1:1`, `eth0`. Default: UCX chooses."""
     lease_s: int = Field(default=30, ge=6)
     """How long prefill keeps a prompt's KV for a decode worker that gives no sign of life."""
+    connector: Connector | None = None
+    """What hands KV over. Default: NIXL in pull mode, over what `transport` needs."""
     progress_delay_us: int | None = Field(default=None, ge=0)
     """Pause of the transfer library's polling thread. Default: 5000 on a CPU, where polling would burn a
     core; the library's own (0) on a GPU."""
@@ -72,7 +75,7 @@ class Service(Noun):
 
     name: str = Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$", max_length=40)
     model: Model
-    engine: Vllm = Vllm()
+    engine: Engine = Vllm()
     prefill: Pool | Auto | None = None
     """Workers that read prompts; needs `decode` beside it."""
     decode: Pool | Auto | None = None
@@ -81,6 +84,8 @@ class Service(Noun):
     """Workers that do both, in place of `prefill` and `decode`."""
     context_tokens: int | None = Field(default=None, ge=1)
     """Longest prompt and answer together. Default: all that the model was made for."""
+    prompt_tokens_max: int | None = Field(default=None, ge=1)
+    """Longest prompt that clients send. Default: not known; the context bounds it."""
     served_names: tuple[str, ...] = ()
     """Model names that clients may ask for; all mean the same model. Default: the model's name."""
     workload: Workload | None = None

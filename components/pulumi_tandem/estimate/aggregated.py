@@ -41,6 +41,7 @@ def aggregated(
     reading = prefill_passes(setup, prompt_tokens)
     together = prefill_passes(setup, prompt_tokens, ranks=ranks) if ranks > 1 else reading
     reading_s = sum(each.total_s for each in reading)
+    # Only the start makes a queue: what is read later is in `interference_s`, and so in the clients' own pace.
     queue_s = max(0.0, concurrency / ranks - 1) / 2 / rounds * reading_s
     ttft_s = first_token_s(known, step_s=step_s, reading_s=reading_s) + queue_s
     tpot_s = step_s + interference_s(known, work_s(together), sequences=concurrency / ranks) / output_tokens

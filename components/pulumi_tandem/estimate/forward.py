@@ -38,14 +38,18 @@ class PassTime:
     """Starting kernels, scheduling, sampling."""
 
     @property
-    def total_s(self) -> float:
-        """The whole pass.
+    def busy_s(self) -> float:
+        """Weights and the products with them.
 
-        Weights are read while they are multiplied with; near the point where both take as long neither is hidden
-        wholly, so the two add up like the sides of a right angle. The rest comes on top.
+        They are read while they are multiplied with; near the point where both take as long neither is hidden
+        wholly, so the two add up like the sides of a right angle.
         """
-        busy = (self.weights_s**2 + self.matrices_s**2) ** 0.5
-        return busy + self.attention_s + self.activations_s + self.exchange_s + self.overhead_s
+        return (self.weights_s**2 + self.matrices_s**2) ** 0.5
+
+    @property
+    def total_s(self) -> float:
+        """The whole pass."""
+        return self.busy_s + self.attention_s + self.activations_s + self.exchange_s + self.overhead_s
 
 
 def peaks(setup: EngineSetup) -> Peaks:

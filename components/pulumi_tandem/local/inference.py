@@ -10,6 +10,7 @@ from pulumi.dynamic import Resource
 import pulumi
 from pulumi_tandem.accept import accept
 from pulumi_tandem.declare import Service
+from pulumi_tandem.finding import DeclarationError
 from pulumi_tandem.local.provider import GatewayProvider, ProofProvider, WorkerProvider
 from pulumi_tandem.lower import Fleet, lower
 
@@ -67,7 +68,10 @@ class Inference(pulumi.ComponentResource):
             pulumi.RunError: the declaration has errors (all of them are in the message), or no engine is installed.
         """
         (resolved,) = accept(args.service)
-        fleet = lower(resolved)
+        try:
+            fleet = lower(resolved)
+        except DeclarationError as error:
+            raise pulumi.RunError(str(error)) from None
         place = _place(args)
         super().__init__("tandem:local:Inference", name, {}, opts)
         own = pulumi.ResourceOptions(parent=self)

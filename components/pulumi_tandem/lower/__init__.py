@@ -4,9 +4,11 @@ Input: `Resolved`, accepted by `check`. Output: `Fleet`. Engine knowledge lives 
 engine, and nowhere else. Lowering names ports and addresses; it never picks them.
 """
 
+from pulumi_tandem.finding import DeclarationError
 from pulumi_tandem.lower import vllm
 from pulumi_tandem.lower.fleet import Fleet, LoweredPool, ProofSpec
 from pulumi_tandem.lower.hashes import generation_of, pair_key_of
+from pulumi_tandem.lower.refused import not_deployed
 from pulumi_tandem.resolve import Resolved
 from tandem_worker.contract import GatewaySpec, WorkerSpec
 
@@ -14,7 +16,12 @@ __all__ = ["Fleet", "LoweredPool", "ProofSpec", "lower"]
 
 
 def lower(resolved: Resolved) -> Fleet:
-    """The fleet of a service that `check` has no error for."""
+    """The fleet of a service that `check` has no error for.
+
+    Raises DeclarationError with everything that can be checked and is not deployed by this version.
+    """
+    if refused := not_deployed(resolved):
+        raise DeclarationError(refused)
     drafts = [vllm.worker(resolved, pool) for pool in resolved.pools]
     generation = generation_of(drafts)
     specs = [

@@ -8,6 +8,7 @@ wheel names differently, so the server module is started instead.
 import json
 from typing import Any
 
+from pulumi_tandem.declare import Speculation, Vllm
 from pulumi_tandem.declare.model import GIB
 from pulumi_tandem.resolve import Resolved, ResolvedPool
 from tandem_worker.contract import Port, WorkerSpec
@@ -59,6 +60,7 @@ def worker(resolved: Resolved, pool: ResolvedPool) -> WorkerSpec:
 
 def _argv(resolved: Resolved, pool: ResolvedPool) -> tuple[str, ...]:
     engine = pool.engine
+    assert isinstance(engine, Vllm)
     options: list[tuple[str, str | None]] = [
         ("--host", "$(TANDEM_ADDRESS)"),
         ("--port", "$(TANDEM_PORT_HTTP)"),
@@ -71,8 +73,10 @@ def _argv(resolved: Resolved, pool: ResolvedPool) -> tuple[str, ...]:
         ("--kv-cache-memory-bytes", str(int(pool.kv_cache_gib * GIB)) if pool.kv_cache_gib else None),
         ("--gpu-memory-utilization", None if pool.on_cpu else str(pool.memory_fraction)),
         ("--tensor-parallel-size", str(pool.tensor_parallel) if pool.tensor_parallel > 1 else None),
+        ("--pipeline-parallel-size", str(pool.pipeline_parallel) if pool.pipeline_parallel > 1 else None),
+        ("--speculative-config", _speculation(engine.speculation) if engine.speculation else None),
         ("--attention-backend", engine.attention_backend),
-        ("--revision", resolved.model_revision if pool.model_path is None else None),
+        ("--revision", pool.model_revision if pool.model_path is None else None),
         ("--tool-call-parser", engine.tool_call_parser),
         ("--reasoning-parser", engine.reasoning_parser),
         ("--shutdown-timeout", str(shutdown_timeout_s(resolved.grace.stop_timeout_s))),
@@ -81,7 +85,8 @@ def _argv(resolved: Resolved, pool: ResolvedPool) -> tuple[str, ...]:
     switches = [
         ("--enforce-eager", pool.eager),
         ("--no-enable-prefix-caching", not engine.prefix_caching),
-        ("--disable-hybrid-kv-cache-manager", not engine.hybrid_kv_cache),
+        ("--disable-hybrid-kv-cache-manager", engine.hybrid_kv_cache is False),
+        ("--enable-expert-parallel", pool.expert_parallel),
         ("--enable-auto-tool-choice", engine.tool_call_parser is not None),
         ("--disable-uvicorn-access-log", True),
     ]
@@ -102,17 +107,30 @@ def shutdown_timeout_s(stop_timeout_s: float) -> int:
     return max(1, int(stop_timeout_s / 2))
 
 
+def _speculation(speculation: Speculation) -> str:
+    """Value of --speculative-config."""
+    config = {
+        "method": speculation.method,
+        "model": speculation.model,
+        "num_speculative_tokens": speculation.tokens,
+    }
+    return json.dumps({key: value for key, value in config.items() if value is not None}, separators=(",", ":"))
+
+
 def _transfer(resolved: Resolved, pool: ResolvedPool) -> str:
     """Value of --kv-transfer-config. A role is a default: in pull mode each request says what it wants."""
+    connector = pool.connector
+    extra = {
+        "backends": ["LIBFABRIC" if resolved.transfer.transport == "efa" else "UCX"],
+        "kv_lease_duration": resolved.transfer.lease_s,
+    }
     config: dict[str, Any] = {
-        "kv_connector": "NixlConnector",
-        "kv_role": "kv_producer" if pool.phase == "prefill" else "kv_consumer",
-        "kv_buffer_device": "cpu" if pool.on_cpu else "cuda",
-        "kv_load_failure_policy": pool.engine.kv_load_failure,
-        "kv_connector_extra_config": {
-            "backends": ["LIBFABRIC" if resolved.transfer.transport == "efa" else "UCX"],
-            "kv_lease_duration": resolved.transfer.lease_s,
-        },
+        "kv_connector": connector.name,
+        "kv_role": connector.role,
+        "kv_buffer_device": connector.buffer_device,
+        "kv_load_failure_policy": connector.load_failure,
+        "kv_connector_extra_config": {**extra, **connector.extra},
+        **connector.fields,
     }
     return json.dumps(config, separators=(",", ":"))
 
@@ -168,14 +186,14 @@ def _factors(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
         "engine": f"vllm {pool.engine.version}",
         "connector": str(pool.release.connector_version),
         "model": pool.model_ref,
-        "revision": resolved.model_revision or "",
+        "revision": pool.model_revision or "",
         "dtype": pool.dtype,
         "kv_heads": str(shape.kv_heads),
         "head_dim": str(shape.head_dim),
         "layers": str(shape.layers),
         "attention_backend": pool.attention_backend,
         "kv_dtype": pool.kv_dtype,
-        "hybrid_kv_cache": str(pool.engine.hybrid_kv_cache).lower(),
-        "speculation": pool.speculation or "none",
+        "hybrid_kv_cache": str(pool.hybrid_kv_cache).lower(),
+        "speculation": pool.draft_kv or "none",
         "transfer_mode": "pull",
     }

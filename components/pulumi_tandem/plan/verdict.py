@@ -14,10 +14,10 @@ from pulumi_tandem.plan.reading import reading
 if TYPE_CHECKING:
     from pulumi_tandem.plan.search import By, Space
 
+EQUAL = 0.005
+"""A smaller difference is none."""
 CLEARLY = 0.15
 """By how much less than its rival the winner must need to win clearly."""
-IDLE = 0.6
-"""A pool that is used less than this pays for whole workers more than for its load."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +50,10 @@ def verdict(within: "Space", pair: Option | None, serve: Option | None) -> Verdi
         return Verdict(winner=only.kind, saving=1.0, words=words)
     winner, loser = (pair, serve) if size(within.by, pair) < size(within.by, serve) else (serve, pair)
     saving = 1.0 - size(within.by, winner) / size(within.by, loser)
-    if saving == 0.0:
-        words = f"Both need {amount(serve)}; aggregated is simpler. {_why(within, pair, serve, winner=serve)}"
+    if saving < EQUAL:
+        winner, saving = serve, 0.0
+        same = f"Both {'cost' if within.by == 'cost' else 'need'} the same, {amount(pair)} and {amount(serve)}"
+        words = f"{same}; aggregated is simpler. {_why(within, pair, serve, winner=serve)}"
     else:
         close = "" if saving >= CLEARLY else ", a close call"
         words = (
@@ -112,10 +114,10 @@ def _why(within: "Space", pair: Option, serve: Option, *, winner: Option) -> str
     )
     if winner is pair:
         return f"{told}; it runs {both.running:.0f} requests at once, a worker that only decodes {decode.running:.0f}."
-    idle = [f"{pool.name} {pool.busy:.0%}" for pool in (prefill, decode) if pool.busy < IDLE]
-    if idle:
-        return f"{told}. Two pools need whole workers of both kinds, and this load uses of them: {', '.join(idle)}."
-    return f"{told}. That costs less than GPUs that do one phase only: prefill workers would read {prefill.busy:.0%}."
+    return (
+        f"{told}. That is little to win for GPUs that do one phase only: of two pools this load would use "
+        f"{prefill.busy:.0%} of prefill and {decode.busy:.0%} of decode."
+    )
 
 
 def _nothing(within: "Space") -> list[str]:
@@ -129,8 +131,8 @@ def _nothing(within: "Space") -> list[str]:
 def _misses(within: "Space", kind: Kind) -> str:
     """What the fastest shape of that kind takes, where no number of workers is enough."""
     workload, objectives = within.demand.workload, within.demand.objectives
-    readers = within.prefill if kind == "disaggregated" else within.serve
-    writers = within.decode if kind == "disaggregated" else within.serve
+    readers = [each.shape for each in (within.prefill if kind == "disaggregated" else within.serve)]
+    writers = [each.shape for each in (within.decode if kind == "disaggregated" else within.serve)]
     if not readers or not writers:
         return f"No shape of a worker for a {kind} service is allowed on these GPUs."
     first_ms, reader = min((_first_s(shape, workload, objectives) * 1e3, shape.label) for shape in readers)

@@ -6,14 +6,15 @@ stage looks a fact up, and nothing is None that a later stage needs.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from pulumi_tandem import catalog
-from pulumi_tandem.catalog import Engine, Gpu, Nodes, UnknownName
+from pulumi_tandem.catalog import Gpu, Nodes, UnknownName
 from pulumi_tandem.declare import (
     Architecture,
     Autoscaler,
     Cluster,
+    Engine,
     FrontDoor,
     Grace,
     Limits,
@@ -22,16 +23,46 @@ from pulumi_tandem.declare import (
     Pool,
     Ratio,
     Service,
+    Speculation,
+    TensorRtLlm,
     TokenSecret,
     Transfer,
     Vllm,
     Workload,
-    with_pinned_pools,
 )
-from pulumi_tandem.declare.model import DTYPE_BYTES, GIB
+from pulumi_tandem.declare.model import GIB
+from pulumi_tandem.declare.pinned import with_pinned_pools
 from pulumi_tandem.finding import DeclarationError, Finding
+from pulumi_tandem.resolve.engine import (
+    BACKENDS,
+    HYBRID_BY_DEFAULT,
+    HYBRID_CONNECTORS,
+    Phase,
+    ResolvedConnector,
+    attention_backend,
+    default_backend,
+    default_block_tokens,
+    default_hybrid,
+    draft_kv_of,
+    gpu_slice,
+    resolved_connector,
+    split_flags,
+)
 
-Phase = Literal["prefill", "decode"]
+__all__ = [
+    "BACKENDS",
+    "HYBRID_BY_DEFAULT",
+    "HYBRID_CONNECTORS",
+    "UNBOUND",
+    "Phase",
+    "Resolved",
+    "ResolvedConnector",
+    "ResolvedPool",
+    "attention_backend",
+    "resolve",
+    "split_flags",
+]
+
 _Row = TypeVar("_Row")
 
 CPU_ENGINE_GIB = 2.0
@@ -59,14 +90,21 @@ class ResolvedPool:
     """0 on a CPU."""
     workers: int
     tensor_parallel: int
-    engine: Vllm
-    release: Engine
+    pipeline_parallel: int
+    data_parallel: int
+    expert_parallel: bool
+    nodes_per_worker: int
+    engine: Engine
+    release: catalog.Engine
+    connector: ResolvedConnector
     model_ref: str
     """What the engine is given as its model: the path, else the name."""
     model_path: str | None
+    model_revision: str | None
     dtype: str
     kv_dtype: str
     attention_backend: str
+    hybrid_kv_cache: bool
     context_tokens: int
     sequences: int
     batch_tokens: int
@@ -85,13 +123,55 @@ class ResolvedPool:
     env: tuple[tuple[str, str], ...]
     """Sorted by name."""
     extra_args: tuple[str, ...]
-    speculation: str
-    """Speculative decoding as the extra flags ask for it; empty: none."""
+    image: str | None
+    image_arch: str | None
+    device: str | None
+    mig: str | None
 
     @property
     def on_cpu(self) -> bool:
         """Whether the worker computes on the machine's cores."""
         return self.gpu.name == "cpu"
+
+    @property
+    def ranks(self) -> int:
+        """GPUs that the parallelism takes."""
+        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """Speculative decoding, if any."""
+        return self.engine.speculation
+
+    @property
+    def draft_kv(self) -> str:
+        """Method and model of a speculation that has KV of its own, which both pools must share; empty: none."""
+        return draft_kv_of(self.engine.speculation)
+
+    @property
+    def vllm(self) -> Vllm | None:
+        """The engine, where it is vLLM."""
+        return self.engine if isinstance(self.engine, Vllm) else None
+
+    @property
+    def tensorrt_llm(self) -> TensorRtLlm | None:
+        """The engine, where it is TensorRT-LLM."""
+        return self.engine if isinstance(self.engine, TensorRtLlm) else None
+
+    @property
+    def engine_name(self) -> str:
+        """As people write it."""
+        return "vLLM" if isinstance(self.engine, Vllm) else "TensorRT-LLM"
+
+    def moves_kv_by(self, family: str) -> bool:
+        """Whether the connector, or a part of it, has a name that begins so: `Nixl`."""
+        names = self.connector.children or (self.connector.name or "",)
+        return any(name.startswith(family) for name in names)
+
+    @property
+    def release_numbers(self) -> tuple[int, ...]:
+        """The engine's version, to compare with."""
+        return catalog.version(self.engine.version)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +181,11 @@ class Resolved:
     name: str
     served_names: tuple[str, ...]
     model_name: str
-    model_revision: str | None
     architecture: Architecture
     weights_bytes: int
     disaggregated: bool
+    prompt_tokens_max: int | None
+    """None: not declared."""
     pools: tuple[ResolvedPool, ...]
     """`prefill` and `decode` in this order, or `serve` alone."""
     workload: Workload | None
@@ -159,10 +240,10 @@ def resolve(service: Service) -> Resolved:
         name=service.name,
         served_names=tuple(dict.fromkeys(served)),
         model_name=service.model.name,
-        model_revision=service.model.revision,
         architecture=weights.shape,
         weights_bytes=weights.bytes_in_all,
         disaggregated=service.serve is None,
+        prompt_tokens_max=service.prompt_tokens_max,
         pools=pools,
         workload=service.workload,
         objectives=service.objectives,
@@ -218,10 +299,18 @@ def _weights(service: Service, unknown: list[Finding]) -> _Weights | None:
             return None
     shape = model.architecture or (row and row.architecture)
     assert shape is not None
-    weights_gib = model.weights_gib or (row and row.weights_gib)
-    if weights_gib:
-        return _Weights(shape, int(weights_gib * GIB))
-    return _Weights(shape, shape.parameters * DTYPE_BYTES[model.dtype or shape.dtype])
+    if model.weights_gib:
+        return _Weights(shape, int(model.weights_gib * GIB))
+    return _Weights(shape, shape.weights_bytes(model.dtype or shape.dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What the catalog says of one pool."""
+
+    gpu: Gpu
+    release: catalog.Engine
+    weights: _Weights
 
 
 def _pool(
@@ -234,37 +323,54 @@ def _pool(
     engine = pool.engine or service.engine
     path = f"{service.name}.{name}"
     engine_path = f"{path}.engine.version" if pool.engine else f"{service.name}.engine.version"
+    kind = "vllm" if isinstance(engine, Vllm) else "tensorrt-llm"
     gpu = _find(lambda: catalog.gpu(pool.gpu), f"{path}.gpu", "", unknown)
-    release = _find(lambda: catalog.engine("vllm", engine.version), engine_path, "", unknown)
+    release = _find(lambda: catalog.engine(kind, engine.version), engine_path, "", unknown)
     if gpu is None or release is None or weights is None:
         return None
+    whole_or_slice = gpu if pool.mig is None else gpu_slice(gpu, pool.mig)
+    return _filled(service, name, pool, _Facts(whole_or_slice, release, weights))
+
+
+def _filled(service: Service, name: str, pool: Pool, facts: _Facts) -> ResolvedPool:
+    engine, gpu, weights = pool.engine or service.engine, facts.gpu, facts.weights
     on_cpu = gpu.name == "cpu"
     phase: Phase = "prefill" if name == "prefill" else "decode"
     both = name == "serve" or service.survivors_serve_both
-    tensor_parallel = pool.tensor_parallel or pool.gpus_per_worker or 1
+    shared = pool.pipeline_parallel * pool.data_parallel
+    tensor_parallel = pool.tensor_parallel or max(1, (pool.gpus_per_worker or 1) // shared)
     sequences = pool.sequences or (8 if on_cpu else 256)
     kv_cache_gib = pool.kv_cache_gib or (1.0 if on_cpu else None)
     path_of_model = pool.model_path or service.model.path
     cpu_gib = weights.bytes_in_all / GIB + (kv_cache_gib or 0.0) * tensor_parallel + CPU_ENGINE_GIB
+    connector = resolved_connector(pool.connector or service.transfer.connector, phase, engine, on_cpu=on_cpu)
+    latent = weights.shape.latent_dim > 0
     return ResolvedPool(
         name=name,
         phase=phase,
         phases=("prefill", "decode") if both else (phase,),
         gpu=gpu,
-        gpus_per_worker=0 if on_cpu else pool.gpus_per_worker or tensor_parallel,
+        gpus_per_worker=0 if on_cpu else pool.gpus_per_worker or tensor_parallel * shared,
         workers=pool.workers,
         tensor_parallel=tensor_parallel,
+        pipeline_parallel=pool.pipeline_parallel,
+        data_parallel=pool.data_parallel,
+        expert_parallel=pool.expert_parallel,
+        nodes_per_worker=pool.nodes_per_worker,
         engine=engine,
-        release=release,
+        release=facts.release,
+        connector=connector,
         model_ref=path_of_model or service.model.name,
         model_path=path_of_model,
+        model_revision=pool.model_revision or service.model.revision,
         dtype=pool.dtype or service.model.dtype or weights.shape.dtype,
         kv_dtype=pool.kv_dtype,
-        attention_backend=engine.attention_backend or attention_backend(gpu, pool.kv_dtype),
+        attention_backend=engine.attention_backend or default_backend(engine, gpu, pool.kv_dtype, latent=latent),
+        hybrid_kv_cache=default_hybrid(engine, connector, disaggregated=service.serve is None),
         context_tokens=pool.context_tokens or service.context_tokens or weights.shape.positions_max,
         sequences=sequences,
         batch_tokens=pool.batch_tokens or max(2_048 if on_cpu else 8_192, sequences),
-        block_tokens=pool.block_tokens or (128 if on_cpu else 64),
+        block_tokens=pool.block_tokens or default_block_tokens(engine, on_cpu=on_cpu),
         memory_fraction=pool.memory_fraction,
         kv_cache_gib=kv_cache_gib,
         host_memory_gib=pool.host_memory_gib or (round(cpu_gib, 2) if on_cpu else 0.0),
@@ -275,45 +381,11 @@ def _pool(
         nodes=_nodes_of(service, pool),
         env=tuple(sorted(pool.env.items())),
         extra_args=pool.extra_args,
-        speculation=speculation(pool.extra_args),
+        image=pool.image,
+        image_arch=pool.image_arch,
+        device=pool.device,
+        mig=pool.mig,
     )
-
-
-def attention_backend(gpu: Gpu, kv_dtype: str) -> str:
-    """What vLLM 0.32 and 0.33 choose by themselves for a model without latent attention.
-
-    Source: platforms/cuda.py, the first of its priorities that takes the KV type; FLASH_ATTN
-    takes fp8 from compute capability 9.0. CPU: platforms/cpu.py.
-    """
-    if gpu.name == "cpu":
-        return "CPU_ATTN"
-    if gpu.compute_capability // 10 == 10:
-        return "FLASHINFER"
-    if kv_dtype.startswith("fp8") and gpu.compute_capability < 90:
-        return "FLASHINFER"
-    return "FLASH_ATTN"
-
-
-def speculation(extra_args: tuple[str, ...]) -> str:
-    """The flags among `extra_args` that set up speculative decoding, which cannot be declared otherwise."""
-    flags = [each for each in split_flags(extra_args) if each[0] in {"-sc", "--speculative-config"}]
-    flags += [each for each in split_flags(extra_args) if each[0].startswith(("--spec-", "--speculative-config."))]
-    return " ".join(word for flag in sorted(flags) for word in flag)
-
-
-def split_flags(extra_args: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Flags with their values: `--a=1 --b_c 2 3` gives (--a, 1), (--b-c, 2, 3).
-
-    vLLM's parser takes underscores for dashes, and `--group.key` for one key of a JSON value.
-    """
-    flags: list[tuple[str, ...]] = []
-    for word in extra_args:
-        name, equals, value = word.partition("=")
-        if word.startswith("-") and not word.lstrip("-")[:1].isdigit():
-            flags.append((name.replace("_", "-"), *([value] if equals else [])))
-        elif flags:
-            flags[-1] = (*flags[-1], word)
-    return flags
 
 
 def _find(look_up: Callable[[], _Row], path: str, otherwise: str, unknown: list[Finding]) -> _Row | None:
