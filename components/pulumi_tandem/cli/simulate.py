@@ -94,8 +94,8 @@ def _traffic(service: Service, ask: Ask, rows: Sequence[Mapping[str, object]] | 
         load = load.model_copy(update={"requests_per_s": ask.requests_per_s})
     traffic = generate(
         Arrivals(requests_per_s=load.requests_per_s),
-        prompt_tokens=load.prompt_tokens,
-        output_tokens=load.output_tokens,
+        prompt_tokens=load.prompts,
+        output_tokens=load.outputs,
         duration_s=ask.duration_s or 600.0,
         seed=ask.seed,
         prefix_hit=load.prefix_hit,
