@@ -111,9 +111,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - a command line
     ] = None,
     trace: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="Requests as .jsonl or .csv: arrival_s, prompt_tokens, output_tokens."
-        ),
+        typer.Option(dir_okay=False, help="Requests as .jsonl or .csv: arrival_s, prompt_tokens, output_tokens."),
     ] = None,
     duration_s: Annotated[
         float | None, typer.Option(min=1, help="Simulated seconds of load. [default: 600, or the whole trace]")
