@@ -268,7 +268,7 @@ def test_everything_that_is_wrong_is_told_at_once():
         tandem.Model.from_config(broken, name="model")
     told = {finding.path: finding.message for finding in caught.value.findings}
     assert told["config.json.hidden_size"].startswith("is missing")
-    assert told["config.json.num_hidden_layers"] == "'many' is no whole number of at least 1"
+    assert told["config.json.num_hidden_layers"] == "'many' is no whole number of at least 1 and at most 1,000,000,000"
     assert told["config.json.num_key_value_heads"] == "32 attention heads cannot share 5 heads of keys and values"
     assert "'int3'" in told["config.json.dtype"]
     assert {finding.code for finding in caught.value.findings} == {"TND0007"}
@@ -279,6 +279,8 @@ def test_everything_that_is_wrong_is_told_at_once():
     [
         ({"compress_ratios": [0, 4, 128]}, "compress_ratios"),
         ({"model_type": "mamba2"}, "model_type"),
+        ({"num_hidden_layers": 6842879783}, "num_hidden_layers"),
+        ({"num_hidden_layers": 684287}, "num_hidden_layers"),
         ({"layer_types": ["full_attention"] * 31}, "layer_types"),
         ({"layer_types": ["whatever"] * 32}, "layer_types"),
         ({"layer_types": ["sliding_attention"] * 32}, "sliding_window"),

@@ -109,7 +109,7 @@ def _searched(keys: Keys, layers: int) -> dict[str, Any]:
     for block in keys.per_layer("block_configs", layers) or ():
         ffn = mapping((mapping(block) or {}).get("ffn")) or {}
         times = ffn.get("ffn_mult")
-        if isinstance(times, int | float) and not ffn.get("no_op"):
+        if isinstance(times, int | float) and 0 < times < 1000 and not ffn.get("no_op"):
             widths.append(-(-int(2 * times * hidden / 3) // 256) * 256)
     if not widths:
         keys.wrong("block_configs", "no block has a feed-forward block with ffn_mult")

@@ -40,6 +40,9 @@ FAMILIES: dict[str, dict[str, object]] = {
 SECTIONS = ("attn_config", "ffn_config")
 """Objects whose keys count as the config's own (DBRX, MPT)."""
 
+LAYERS_MAX = 10_000
+"""Kinds of layers are listed layer by layer; the largest models have some hundred."""
+
 WITHOUT_ATTENTION = frozenset({"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"})
 
 REFUSED = {
@@ -71,6 +74,9 @@ def architecture(config: Mapping[str, object], quantised: Mapping[str, object] |
     words = keys.sequence("layers_block_type")
     names = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
     layers = keys.number(*names, default=len(words) if words else None)
+    if layers > LAYERS_MAX:
+        keys.wrong("num_hidden_layers", f"{layers} layers are more than any model has")
+        raise DeclarationError(findings)
     found = mixers(keys, layers)
     fields: dict[str, Any] = {
         **_attention(keys),
