@@ -133,7 +133,7 @@ def catalog(
 ) -> None:
     """Show what is known of GPUs, EC2 instances, models and engine releases, each row with its source."""
     try:
-        found = catalog_view.rows(table.value, name) if table else []
+        found = catalog_view.rows(cast("rows_of.Table", table.value), name) if table else []
     except rows_of.UnknownName as error:
         near = f"; did you mean {error.nearest}?" if error.nearest else ""
         raise Refusal(f"{error}{near}") from None

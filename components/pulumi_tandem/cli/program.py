@@ -87,18 +87,26 @@ class _MockedPulumi(MetaPathFinder, Loader):
     def __init__(self, name: str) -> None:
         self.name = name
         self.loader: Loader | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     def install(self) -> None:
         """Watches imports; a Pulumi that is there already gets its mocks at once."""
         if "pulumi" in sys.modules:
-            _mock(self.name)
+            self._mock()
         else:
             sys.meta_path.insert(0, self)
 
     def remove(self) -> None:
-        """Watches no more."""
+        """Watches no more, and ends what Pulumi left to be done."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
+        if self.loop:
+            tasks = asyncio.all_tasks(self.loop)
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self.loop.close()
+            asyncio.set_event_loop(None)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -107,7 +115,7 @@ class _MockedPulumi(MetaPathFinder, Loader):
         del path, target
         if fullname != "pulumi":
             return None
-        self.remove()
+        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None:
             self.loader, spec.loader = spec.loader, self
@@ -122,6 +130,11 @@ class _MockedPulumi(MetaPathFinder, Loader):
         """As Pulumi's loader does, and then the mocks."""
         assert self.loader
         self.loader.exec_module(module)
+        self._mock()
+
+    def _mock(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
         _mock(self.name)
 
 
@@ -140,5 +153,4 @@ def _mock(name: str) -> None:
             del args
             return {}, None
 
-    asyncio.set_event_loop(asyncio.new_event_loop())
     pulumi.runtime.set_mocks(NoResources(), project=name, stack=name, preview=True)
