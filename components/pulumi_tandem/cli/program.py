@@ -10,11 +10,17 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from pulumi_tandem.cli.refusal import Refusal
 from pulumi_tandem.declare import Service
-from pulumi_tandem.finding import DeclarationError, Finding
+from pulumi_tandem.finding import DeclarationError, Finding, report
+
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A Python file that declares services.")
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,14 @@ def read_program(file: Path) -> Program:
     if not services:
         raise Refusal(f"{file} declares no tandem.Service in its variables")
     return Program(file=file, services=tuple(services))
+
+
+def services_of(file: Path) -> tuple[Service, ...]:
+    """The services of a file. Raises Refusal where a value could not be made, too."""
+    program = read_program(file)
+    if program.findings:
+        raise Refusal(report(program.findings))
+    return program.services
 
 
 def _is_refused_by_us(error: Exception) -> bool:
