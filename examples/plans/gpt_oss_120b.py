@@ -10,7 +10,7 @@ gpt_oss = tandem.Service(
     context_tokens=16_384,
     prefill=FOUR,
     decode=FOUR,
-    workload=tandem.Workload(requests_per_s=20, prompt_tokens=4_000, output_tokens=500),
+    workload=tandem.Workload(requests_per_s=12, prompt_tokens=4_000, output_tokens=500),
     objectives=tandem.Objectives(ttft_ms=2_000, tpot_ms=30, quantile=0.5),
     transfer=tandem.Transfer(transport="cuda_ipc"),
 )

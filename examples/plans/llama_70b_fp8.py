@@ -7,7 +7,7 @@ H100 = tandem.Auto(gpus=("H100",))
 llama = tandem.Service(
     name="llama",
     model=tandem.Model(name="Llama-3.3-70B-Instruct", weights_gib=67.7),
-    context_tokens=8_192,
+    context_tokens=16_384,
     prefill=H100,
     decode=H100,
     workload=tandem.Workload(requests_per_s=8, prompt_tokens=3_000, output_tokens=150),

@@ -2,8 +2,11 @@
 
 import pytest
 
-from pulumi_tandem import catalog
+import pulumi_tandem as tandem
+from pulumi_tandem import catalog, check
 from pulumi_tandem.declare.model import GIB
+from pulumi_tandem.lower import lower
+from tests.builders import llama_pair
 
 VERSIONS = ["0.32.0", "0.33.0"]
 
@@ -91,6 +94,21 @@ def test_an_engine_is_sane(version: str):
     assert row.source
     assert set(row.cpu_kv_dtypes) <= set(row.kv_dtypes)
     assert row.cpu_block_multiple == 32
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_worker_tells_every_factor_that_its_engine_compares(version: str):
+    """And the revision of the weights, which vLLM does not compare."""
+    (resolved,) = check.accept(llama_pair(engine=tandem.Vllm(version=version)))
+    for pool in lower(resolved).pools:
+        assert set(pool.spec.factors) == {*catalog.engine("vllm", version).factors, "revision"}
+
+
+def test_a_release_between_two_rows_is_checked_as_the_older():
+    row = catalog.engine("tensorrt-llm", "1.2.1")
+    assert (row.version, row.deployable) == ("1.2.1", False)
+    assert "block_tokens" in row.factors
+    assert catalog.version("1.0.0rc4") < catalog.version("1.2.1")
 
 
 def test_two_releases_do_not_shake_hands():

@@ -188,6 +188,12 @@ BROKEN = [
         "0.18 GiB",
     ),
     Broken("TND0035", llama_pair({"kv_cache_gib": 70}), ("llama.prefill.kv_cache_gib",), "more than H100's 79.6 GiB"),
+    Broken(
+        "TND0036",
+        llama_pair(prompt_tokens_max=9000),
+        ("llama.prefill.context_tokens", "llama.decode.context_tokens"),
+        "prompts have up to 9000 tokens and the context is 8192",
+    ),
     Broken("TND0040", laptop_pair(transfer=tandem.Transfer(transport="rdma")), ("chat.transfer.transport",), "'rdma'"),
     Broken(
         "TND0041",
@@ -310,6 +316,7 @@ FINE = [
     ("TND0034", laptop_single(context_tokens=8192, serve=tandem.Pool(gpu="cpu", kv_cache_gib=0.18))),
     ("TND0035", llama_pair({"kv_cache_gib": 60})),
     ("TND0035", laptop_single(serve=tandem.Pool(gpu="cpu", kv_cache_gib=100))),
+    ("TND0036", llama_pair(prompt_tokens_max=8192)),
     ("TND0040", laptop_pair(transfer=tandem.Transfer(transport="shm"))),
     ("TND0040", llama_pair(transfer=tandem.Transfer(transport="rdma"))),
     ("TND0040", laptop_single(transfer=tandem.Transfer(transport="rdma"))),

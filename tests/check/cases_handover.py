@@ -292,6 +292,25 @@ BROKEN = [
     ),
 ]
 
+MULTI = both(
+    name="MultiConnector",
+    extra={"connectors": [{"kv_connector": "NixlConnector"}, {"kv_connector": "LMCacheConnectorV1"}]},
+)
+MOONCAKE = both(name="MooncakeConnector")
+BROKEN += [
+    Broken(
+        "TND0120",
+        llama_pair({"tensor_parallel": 2}, engine=on("0.18.0"), transfer=MOONCAKE),
+        ("llama.decode.tensor_parallel",),
+        "Mooncake cannot transfer between",
+    ),
+    Broken(
+        "TND0121",
+        llama_pair(engine=on("0.9.1"), transfer=MULTI),
+        ("llama.prefill.connector.extra.connectors", "llama.decode.connector.extra.connectors"),
+        "lose the other engine's id",
+    ),
+]
 PUSH = both(name="NixlPushConnector")
 
 FINE = [
@@ -341,5 +360,8 @@ FINE = [
     ("TND0115", llama_pair(engine=on("0.33.0", speculation=tandem.Speculation(method="eagle3", model="draft")))),
     ("TND0116", llama_pair({"model_revision": "abc"}, {"model_revision": "abc"})),
     ("TND0117", llama_pair(transfer=both(extra={"enforce_handshake_compat": True}))),
+    ("TND0120", llama_pair({"tensor_parallel": 2}, transfer=MOONCAKE)),
+    ("TND0121", llama_pair(transfer=MULTI)),
+    ("TND0121", llama_pair(engine=on("0.9.1"))),
     ("TND0118", llama_pair({"extra_args": ("--hf-overrides={}",)}, {"extra_args": ("--hf-overrides", "{}")})),
 ]

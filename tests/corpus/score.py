@@ -39,7 +39,7 @@ AROUND = ("cluster", "pod", "pods", "transfer", "front_door", "autoscalers", "pr
 LAYERS: dict[str, tuple[str, ...]] = {
     "memory": ("gpu", "memory_fraction", "context_tokens", "kv_cache_gib", "device", "tensor_parallel", "sequences"),
     "parallelism": (*SHAPE, "extra_args"),
-    "quantisation": ("gpu", "dtype", "kv_dtype", "extra_args", *SHAPE),
+    "quantisation": ("gpu", "dtype", "kv_dtype", "engine.attention_backend", "extra_args", *SHAPE),
     "hardware": ("gpu", "dtype", "image", "image_arch", "mig", "device", "workers", *SHAPE, *AROUND),
     "network": (*AROUND, "env", "connector", "extra_args", "workers", "nodes_per_worker", "block_tokens"),
     "aws": (*AROUND, "gpu", "workers", "env"),
@@ -59,6 +59,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "disable_overlap_scheduler": ("engine.overlap_scheduler",),
     "enable_chunked_prefill": ("batch_tokens", "engine.chunked_prefill"),
     "enable_sleep_mode": ("extra_args",),
+    "data_parallel": ("data_parallel", "gpus_per_worker"),
     "engine_version": ("engine.version",),
     "env": ("env",),
     "gpu": ("gpu", "engine.attention_backend"),
@@ -66,7 +67,14 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "hybrid": ("env", "engine.hybrid_kv_cache", "tensor_parallel", "block_tokens", "pipeline_parallel"),
     "hybrid_kv_cache_manager": ("engine.hybrid_kv_cache",),
     "image": ("image", "engine.version"),
-    "kv_cache_dtype": ("kv_dtype",),
+    "calculate_kv_scales": ("extra_args",),
+    "dp_mode": ("extra_args",),
+    "free_gpu_memory_fraction": ("memory_fraction",),
+    "kv_cache_dtype": ("kv_dtype", "engine.attention_backend"),
+    "max_batch_size": ("sequences", "batch_tokens"),
+    "max_beam_width": ("engine.beams",),
+    "max_num_seqs": ("sequences", "batch_tokens"),
+    "rope_override": ("extra_args", "context_tokens"),
     "kv_connector": ("connector", "env.PYTHONHASHSEED"),
     "kv_connector_extra_config": ("connector", "tensor_parallel"),
     "kv_buffer_device": ("connector.buffer_device", "block_tokens"),
@@ -113,6 +121,8 @@ def judge(case: Case) -> Verdict:
         return _verdict(case, "left out", (), str(reason))
     try:
         findings = check(resolve(translation.service()))
+    except KeyError as key:
+        return _verdict(case, "left out", (), f"the case does not say {key}")
     except DeclarationError as error:
         findings = error.findings
     note = f"not translated: {', '.join(translation.unknown)}" if translation.unknown else ""

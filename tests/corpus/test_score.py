@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+import pulumi_tandem as tandem
 from tests.corpus.score import judge, main, score, summary, violated
+from tests.corpus.translate import translate
 
 CASES = Path(__file__).with_name("cases.jsonl")
 ENGINE_LAYERS = {"engine-compat", "parallelism", "quantisation", "memory"}
@@ -92,6 +94,31 @@ def test_a_case_of_another_engine_is_left_out_for_what_it_declares():
     assert (verdict.verdict, verdict.note) == ("left out", "an engine that Tandem does not know: SGLang (mem_fraction)")
 
 
+def test_a_case_that_cannot_be_said_is_left_out_and_not_crashed_on():
+    unknown = judge(case(prefill={"gpu": "ABACUS"}))
+    assert (unknown.verdict, unknown.note) == ("left out", "a GPU that the catalog does not have: ABACUS")
+    bare = case()
+    del bare["model"]["layers"]
+    assert (judge(bare).verdict, judge(bare).note) == ("left out", "the case does not say 'layers'")
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("0.2x", "0.29.0"),
+        ("0.33", "0.33.0"),
+        ("0.41.0", "0.33.0"),
+        ("dynamo 1.3.1", "0.23.0"),
+        ("lws 0.10", "0.33.0"),
+        ("0.9.2", "0.9.2"),
+    ],
+)
+def test_a_release_is_the_nearest_that_is_known(given: str, taken: str):
+    service = translate(case(engine_version=given)).service()
+    assert service.prefill is not None and isinstance(service.prefill, tandem.Pool)
+    assert service.prefill.engine is not None and service.prefill.engine.version == taken
+
+
 def test_the_name_the_words_and_the_kind_of_a_case_change_no_finding():
     for each in read():
         renamed = deepcopy(each) | {"id": "x", "kind": "allow", "why": "", "symptom": "", "fix": "", "source": ""}
@@ -99,7 +126,7 @@ def test_the_name_the_words_and_the_kind_of_a_case_change_no_finding():
 
 
 def test_the_part_of_a_case_holds_what_it_declares_unusually_and_nothing_ordinary():
-    assert violated(case(decode={"kv_cache_dtype": "fp8"})) == ("kv_dtype",)
+    assert violated(case(decode={"block_size": 24})) == ("block_tokens",)
     assert violated(case()) == ()
 
 

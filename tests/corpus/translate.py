@@ -107,6 +107,10 @@ def _leave_out(case: Case) -> None:
     images = [str(role.get("image")) for role in roles]
     if mark or any("sglang" in image for image in images):
         raise LeftOut(f"an engine that Tandem does not know: SGLang ({', '.join(mark) or images[0]})")
+    for role in roles:
+        gpu = str(role.get("gpu")).partition("-MIG-")[0]
+        if GPUS.get(gpu, gpu) not in catalog.names("gpus"):
+            raise LeftOut(f"a GPU that the catalog does not have: {gpu}")
     if reason := translate_cluster.left_out(case):
         raise LeftOut(reason)
     for product, reason in PRODUCTS.items():
@@ -264,8 +268,16 @@ def _version(case: Case, keys: Case) -> str:
         return next(vllm for bound, vllm in VLLM_OF_DYNAMO if catalog.version(release) < bound)
     if text.startswith("0.2x"):
         return "0.29.0"
-    known = not product and catalog.version(text) > (0, 6) and "/" not in text
-    return text if known else NEWEST[kind]
+    return _nearest_release(kind, "" if product else text)
+
+
+def _nearest_release(kind: Any, text: str) -> str:
+    """The release as written where the catalog knows it; else the newest known that is not newer, else the newest."""
+    try:
+        return catalog.engine(kind, text).version
+    except catalog.UnknownName as error:
+        older = [each for each in error.known if (0, 6) < catalog.version(each) <= (*catalog.version(text), 0)]
+        return older[-1] if older and catalog.version(text) else NEWEST[kind]
 
 
 def _vllm(case: Case, keys: Case) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Loads and objectives as users write them."""
 
+from typing import Any, cast
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,8 +11,8 @@ import pulumi_tandem as tandem
 
 def test_a_number_means_that_all_are_alike():
     workload = tandem.Workload(requests_per_s=1, prompt_tokens=3000, output_tokens=150)
-    assert workload.prompt_tokens == tandem.Lengths(mean=3000, variation=0)
-    assert workload.prompt_tokens.at(0.95) == 3000
+    assert workload.prompts == tandem.Lengths(mean=3000, variation=0)
+    assert workload.prompts.at(0.95) == 3000
 
 
 @given(p50=st.floats(1, 1e5), ratio=st.floats(1, 50))
@@ -30,7 +32,7 @@ def test_lengths_from_percentiles_have_these_percentiles(p50: float, ratio: floa
             "0 is out of range",
         ),
         (lambda: tandem.Objectives(ttft_ms=1, tpot_ms=1, quantile=95), "Objectives.quantile", "95 is out of range"),
-        (lambda: tandem.Auto(gpus="H100"), "Auto.gpus", "'H100' (str) is not a tuple"),
+        (lambda: tandem.Auto(gpus=cast(Any, "H100")), "Auto.gpus", "'H100' (str) is not a tuple"),
     ],
 )
 def test_what_cannot_be_meant_is_told_in_the_users_words(make, path: str, says: str):
@@ -42,7 +44,7 @@ def test_what_cannot_be_meant_is_told_in_the_users_words(make, path: str, says: 
 
 def test_a_pool_of_a_wrong_type_is_told_at_its_field():
     with pytest.raises(tandem.DeclarationError) as told:
-        tandem.Service(name="chat", model=tandem.Model(name="a"), serve="auto")
+        tandem.Service(name="chat", model=tandem.Model(name="a"), serve=cast(Any, "auto"))
     assert {finding.path for finding in told.value.findings} == {"chat.serve"}
     assert "give tandem.Pool(...) or tandem.Auto(...)" in str(told.value)
 

@@ -40,6 +40,7 @@ from tandem_worker.dialects.vllm_metrics import EngineNumbers
 from tandem_worker.gateway import resume
 from tandem_worker.gateway.metrics import COUNTED, Metrics
 from tandem_worker.gateway.resume import Role
+from tests.docs import plans
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -71,6 +72,7 @@ GROUPS = {
     "009": "Numbers, kernels and images",
     "010": "TensorRT-LLM",
     "011": "What does not go with a hand-over",
+    "012": "Other connectors",
     "020": "Fabric: EFA, RDMA, NVLink",
     "021": "What else KV meets on its way",
     "022": "Machines",
@@ -418,6 +420,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gateway-metrics": gateway_metrics,
     "agent-metrics": agent_metrics,
     "exit-codes": exit_codes,
+    **plans.BLOCKS,
 }
 
 

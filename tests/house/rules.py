@@ -7,7 +7,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-ROOMS = ("finding", "declare", "catalog", "resolve", "estimate", "check", "plan", "simulate", "lower", "prove", "pins", "accept")
+ROOMS = (
+    "finding",
+    "declare",
+    "catalog",
+    "resolve",
+    "estimate",
+    "check",
+    "plan",
+    "simulate",
+    "lower",
+    "prove",
+    "pins",
+    "accept",
+)
 """Rooms of pulumi_tandem in the way of the data: a room imports what stands before it, never what stands after."""
 TARGETS = ("local", "kubernetes", "aws")
 """All stand after the rooms, and know nothing of each other."""
@@ -137,7 +150,17 @@ def _is_before(imported: str, importer: str) -> bool:
 
 def undocumented(source: Source) -> Iterator[str]:
     """Public modules, classes and functions of the library's vocabulary that say nothing of themselves."""
-    if source.room not in {"declare", "finding", "check", "lower", "resolve", "catalog", "estimate", "plan", "simulate"}:
+    if source.room not in {
+        "declare",
+        "finding",
+        "check",
+        "lower",
+        "resolve",
+        "catalog",
+        "estimate",
+        "plan",
+        "simulate",
+    }:
         return
     if ast.get_docstring(source.tree) is None:
         yield f"{source.path}:1: the module has no docstring"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from pulumi_tandem.resolve import resolve
 from tests.builders import planned_pair
 
 
-def pinned(program: Path, **changes: object) -> tandem.Service:
+def pinned(program: Path, **changes: Any) -> tandem.Service:
     """The planned service, with what is pinned for its program."""
     return planned_pair(plan=plan_of(program), **changes)
 
@@ -59,7 +60,7 @@ def test_a_pinned_service_resolves_to_what_was_planned(tmp_path: Path):
 
 def test_settings_of_a_planned_pool_reach_the_pinned_one(tmp_path: Path):
     program = tmp_path / "chat.py"
-    pools = {
+    pools: dict[str, Any] = {
         "prefill": tandem.Auto(gpus=("H100",), kv_dtype="fp8", env={"A": "b"}),
         "decode": tandem.Auto(gpus=("H100",), kv_dtype="fp8"),
     }
@@ -81,7 +82,7 @@ def test_settings_of_a_planned_pool_reach_the_pinned_one(tmp_path: Path):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_pin_for_another_declaration_is_refused(tmp_path: Path, change: dict[str, object]):
+def test_a_pin_for_another_declaration_is_refused(tmp_path: Path, change: dict[str, Any]):
     program = tmp_path / "chat.py"
     write(program, planned_pair())
     assert set(codes(pinned(program, **change)).values()) == {"TND0301"}

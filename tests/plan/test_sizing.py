@@ -68,7 +68,7 @@ def test_at_a_quantile_the_batch_leaves_room_for_crowds():
 
 
 def test_batches_stop_where_memory_does():
-    assert list(batches(LinearWriter(sequences_max=7), quantile=0.5, tpot_s_max=1.0))[-1].mean == 6
+    assert list(batches(LinearWriter(sequences_max=7), quantile=0.5, tpot_s_max=1.0))[-1].mean == 7
 
 
 def test_the_running_batch_follows_littles_law():

@@ -6,11 +6,13 @@ name raises `UnknownName`, which carries the nearest known one.
 
 from pulumi_tandem.catalog.clusters import BadAmi, EksRelease, Nodes, bad_amis, eks_release, nodes
 from pulumi_tandem.catalog.lookup import (
+    TABLES,
     Engine,
     Gpu,
     Instance,
     ModelRow,
     Price,
+    Table,
     UnknownName,
     engine,
     gpu,
@@ -18,10 +20,12 @@ from pulumi_tandem.catalog.lookup import (
     model,
     names,
     price,
+    releases,
     version,
 )
 
 __all__ = [
+    "TABLES",
     "BadAmi",
     "EksRelease",
     "Engine",
@@ -30,6 +34,7 @@ __all__ = [
     "ModelRow",
     "Nodes",
     "Price",
+    "Table",
     "UnknownName",
     "bad_amis",
     "eks_release",
@@ -40,5 +45,6 @@ __all__ = [
     "names",
     "nodes",
     "price",
+    "releases",
     "version",
 ]

@@ -5,12 +5,14 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pulumi_tandem.declare.model import Architecture
 from pulumi_tandem.finding import nearest
 
 Table = Literal["gpus", "instances", "models", "engines"]
+TABLES: tuple[Table, ...] = get_args(Table)
+"""Tables whose rows have names."""
 
 
 class UnknownName(LookupError):
@@ -111,6 +113,9 @@ class Engine:
     cpu_block_multiple: int
     """A KV block of the CPU build must hold a multiple of so many tokens."""
     source: str
+    factors: tuple[str, ...] = ()
+    """What both sides of a hand-over must have in common because the engine compares it, in the words of a worker's
+    factors; empty: not read."""
     deployable: bool = True
     """False: its declarations are checked, by what is known of the release, and not deployed."""
 
@@ -164,8 +169,14 @@ def engine(kind: str, version: str) -> Engine:
         version=version,
         kv_dtypes=tuple(row.pop("kv_dtypes")),
         cpu_kv_dtypes=tuple(row.pop("cpu_kv_dtypes")),
+        factors=tuple(row.pop("factors", ())),
         **row,
     )
+
+
+def releases(kind: str) -> tuple[str, ...]:
+    """Releases of an engine that have a row, oldest first. Raises UnknownName."""
+    return tuple(_row("engines", kind))
 
 
 def version(text: str) -> tuple[int, ...]:

@@ -173,8 +173,8 @@ def read_keys(resolved: Resolved) -> Iterator[Breach]:
         plain = (pool.connector.name or "").startswith("Nixl")
         if not (pool.vllm and plain and pool.release_numbers >= FIELDS_READ):
             continue
-        for key in pool.connector.extra:
-            if key in NIXL_KEYS:
+        for key, value in pool.connector.extra.items():
+            if key in NIXL_KEYS or not value:
                 continue
             near = nearest(key, NIXL_KEYS)
             yield Breach(

@@ -1,4 +1,4 @@
-"""Codes 0110 to 0119: flags and modes that do not go together with a hand-over of KV."""
+"""Codes 0110 to 0129: flags and modes that do not go together with a hand-over of KV."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,9 @@ from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
 SLEEP_WITH_NIXL = (0, 33)
 """First vLLM whose NIXL connector can sleep, in pull mode over UCX only."""
 SLEEP_IS_CHECKED = (0, 32)
+MOONCAKE_UNEQUAL = (0, 20)
+SEVERAL_HAND_OVER = (0, 11)
+"""Releases before were seen to fail; later ones were not read."""
 _CHANGING = ("--hf-overrides", "--rope-", "--hf-config-path")
 
 
@@ -21,7 +24,7 @@ _CHANGING = ("--hf-overrides", "--rope-", "--hf-config-path")
 )
 def lmcache_ranks(resolved: Resolved) -> Iterator[Breach]:
     """Tensor parallelism is equal with LMCache."""
-    two = _by(resolved, "LMCache")
+    two = _named(resolved, "LMCache")
     if two and two[0].tensor_parallel != two[1].tensor_parallel:
         message = (
             f"decode is split over {two[1].tensor_parallel} GPUs and prefill over {two[0].tensor_parallel}; LMCache "
@@ -41,7 +44,7 @@ def lmcache_ranks(resolved: Resolved) -> Iterator[Breach]:
 )
 def one_hash_seed(resolved: Resolved) -> Iterator[Breach]:
     """PYTHONHASHSEED is set, alike, on both pools with LMCache."""
-    two = _by(resolved, "LMCache")
+    two = _named(resolved, "LMCache")
     if not two:
         return
     seeds = [dict(pool.env).get("PYTHONHASHSEED") for pool in two]
@@ -182,8 +185,8 @@ def handshake_compares(resolved: Resolved) -> Iterator[Breach]:
 def same_overrides(resolved: Resolved) -> Iterator[Breach]:
     """Flags that change the model's configuration are equal on the pair."""
     two = pair(resolved)
-    if not two:
-        return
+    if not two or any(pool.context_tokens > resolved.architecture.positions_max for pool in two):
+        return  # with TND0030, the pool without them would not start at all
     prefill, decode = (sorted(f for f in split_flags(pool.extra_args) if f[0].startswith(_CHANGING)) for pool in two)
     if prefill != decode:
         message = f"decode has {_flags(decode)} and prefill {_flags(prefill)}; KV of one would be wrong for the other"
@@ -207,8 +210,55 @@ def server_roles(resolved: Resolved) -> Iterator[Breach]:
             yield Breach(path=f"{pool.name}.engine.server_role", message=message, fix=f"write {right[pool.name]!r}")
 
 
+@rule(
+    code="TND0120",
+    title="a pair with an early Mooncake has equal tensor parallelism",
+    story="""MooncakeConnector raised for unequal tensor parallelism until it learnt to plan such transfers; since then
+    one must divide the other, as with NIXL.""",
+    source="vllm#36869 (merged for 0.20): NotImplementedError before; mooncake_connector.py _get_tp_ratio",
+)
+def mooncake_ranks(resolved: Resolved) -> Iterator[Breach]:
+    """Tensor parallelism is equal with Mooncake before 0.20, and divides from then on."""
+    two = _named(resolved, "MooncakeConnector")
+    if not two:
+        return
+    prefill, decode = two[0].tensor_parallel, two[1].tensor_parallel
+    old = two[1].release_numbers < MOONCAKE_UNEQUAL and prefill != decode
+    if old or max(prefill, decode) % min(prefill, decode):
+        message = (
+            f"decode is split over {decode} GPUs and prefill over {prefill}, which Mooncake cannot transfer between"
+        )
+        fix = f"use tensor_parallel={prefill} on both"
+        yield Breach(path="decode.tensor_parallel", message=message, fix=fix)
+
+
+@rule(
+    code="TND0121",
+    title="one connector of several hands KV over",
+    story="""A MultiConnector gives a request's transfer parameters to all of its parts. With LMCache as another part,
+    decode did not find NIXL's engine id in them, and hand-offs failed.""",
+    source="vllm#20609 (0.9), vllm#20613",
+)
+def one_hands_over(resolved: Resolved) -> Iterator[Breach]:
+    """Early MultiConnectors do not hold NIXL and LMCache together."""
+    for pool in pair(resolved) or ():
+        both = pool.vllm and pool.moves_kv_by("Nixl") and pool.moves_kv_by("LMCache")
+        if both and pool.release_numbers < SEVERAL_HAND_OVER:
+            message = (
+                f"NIXL and LMCache together in vLLM {pool.engine.version} lose the other engine's id; hand-offs fail"
+            )
+            path = f"{pool.name}.connector.extra.connectors"
+            yield Breach(path=path, message=message, fix="use NixlConnector alone, or a newer vLLM")
+
+
 def _flags(flags: list[tuple[str, ...]]) -> str:
     return " ".join(word for flag in flags for word in flag) or "none"
+
+
+def _named(resolved: Resolved, family: str) -> tuple[ResolvedPool, ResolvedPool] | None:
+    """The pair, where that connector itself, and not a part of another, moves its KV."""
+    two = _by(resolved, family)
+    return two if two and all((pool.connector.name or "").startswith(family) for pool in two) else None
 
 
 def _by(resolved: Resolved, family: str) -> tuple[ResolvedPool, ResolvedPool] | None:

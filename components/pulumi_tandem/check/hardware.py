@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pulumi_tandem import catalog
 from pulumi_tandem.check.registry import Breach, rule
 from pulumi_tandem.declare import Architecture
-from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
+from pulumi_tandem.resolve import BACKENDS, Resolved, ResolvedPool, split_flags
 
 VLLM_NEEDS = {"fp8": 75, "int8": 75, "int4": 75, "nvfp4": 75, "mxfp4": 80}
 """Smallest compute capability that vLLM has kernels for, by the type of the weights; below the native one they are
@@ -16,6 +16,8 @@ VLLM_NEEDED = {"mxfp4": ((0, 10, 2), 90), "nvfp4": ((0, 9, 2), 100)}
 (vllm#22259, after 0.10.1's Hopper-only ones) and NVFP4 (vllm#18312)."""
 TENSORRT_NEEDS = {"fp8": 89, "int8": 80, "int4": 80, "nvfp4": 100, "mxfp4": 90}
 """Source: TensorRT-LLM 1.2 support matrix, hardware against precision."""
+BACKENDS_READ = (0, 32)
+"""First vLLM whose attention backends were read."""
 NATIVE = {"fp8": 89, "nvfp4": 100, "mxfp8": 100, "int8": 75, "bfloat16": 0}
 """Compute capability from which activations of a type are computed with as they are."""
 
@@ -137,9 +139,6 @@ def kv_type_exists(resolved: Resolved) -> Iterator[Breach]:
             f"{kv} needs compute capability 8.0 and {pool.gpu.name} has {_capability(pool)}": (
                 kv.startswith("fp8") and capability < 80
             ),
-            f"{kv} with FLASH_ATTN needs compute capability 9.0 and {pool.gpu.name} has {_capability(pool)}": (
-                kv.startswith("fp8") and 80 <= capability < 90 and pool.attention_backend == "FLASH_ATTN"
-            ),
         }
         for reason, holds in reasons.items():
             if holds:
@@ -215,6 +214,33 @@ def image_is_the_version(resolved: Resolved) -> Iterator[Breach]:
         if catalog.version(tag) != pool.release_numbers:
             message = f"the image is {pool.image!r} and the declared vLLM is {pool.engine.version}"
             yield Breach(path=f"{pool.name}.image", message=message, fix=f"use {name}:v{pool.engine.version}")
+
+
+@rule(
+    code="TND0099",
+    title="a named attention backend is one for the model, the GPU and the KV type",
+    story="""A backend that is left to the engine is one that fits. A named one is taken at its word: on another
+    generation of GPUs, with a KV type that it does not have, or for a model with latent attention where it has none,
+    the engine says that the selected backend is not valid, and stops.""",
+    source="vLLM 0.32 v1/attention/backends: supported_kv_cache_dtypes, supports_compute_capability, is_mla",
+)
+def backend_fits(resolved: Resolved) -> Iterator[Breach]:
+    """Attention backends that are named can be had."""
+    latent = resolved.architecture.latent_dim > 0
+    for pool in resolved.pools:
+        name = pool.vllm.attention_backend if pool.vllm else None
+        backend = BACKENDS.get(name or "")
+        if backend is None or pool.on_cpu or pool.release_numbers < BACKENDS_READ:
+            continue
+        if backend.latent != latent:
+            why = f"{resolved.model_name} has {'' if latent else 'no '}latent attention"
+        elif not backend.takes(pool.gpu, pool.kv_dtype):
+            why = f"it does not take KV of type {pool.kv_dtype} on {pool.gpu.name}"
+        else:
+            continue
+        message = f"the attention backend {name} is not valid here: {why}; the engine would not start"
+        fix = "name none where both pools have one kind of GPU, or one that both can have"
+        yield Breach(path=f"{pool.name}.engine.attention_backend", message=message, fix=fix)
 
 
 def _needed(pool: ResolvedPool, weights: str) -> int:

@@ -196,6 +196,9 @@ def ratio_of_release(resolved: Resolved) -> Iterator[Breach]:
     prefill, decode = two
     heads = resolved.architecture.kv_heads
     latent = resolved.architecture.latent_dim > 0
+    split = sorted((prefill.tensor_parallel, decode.tensor_parallel))
+    if split[1] % split[0] or (decode.tensor_parallel < prefill.tensor_parallel > heads and not latent):
+        return  # TND0022 and TND0023 tell of it, whatever the release
     per_rank = [max(1, heads // pool.tensor_parallel) for pool in two]
     replicated = per_rank[0] * prefill.tensor_parallel != per_rank[1] * decode.tensor_parallel
     beyond = replicated and not latent and UNEQUAL_FROM <= decode.release_numbers < REPLICATED_DECODE

@@ -47,7 +47,7 @@ def workload_fits(resolved: Resolved) -> Iterator[Breach]:
     """Mean prompt and mean answer are within the shortest context of the pools."""
     if resolved.workload is None:
         return
-    prompt, output = resolved.workload.prompt_tokens.mean, resolved.workload.output_tokens.mean
+    prompt, output = resolved.workload.prompts.mean, resolved.workload.outputs.mean
     context = min(pool.context_tokens for pool in resolved.pools)
     if prompt + output > context:
         message = (

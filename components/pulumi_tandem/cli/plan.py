@@ -92,7 +92,7 @@ def plan_view(one: Planned) -> RenderableType:
     load = service.workload
     heading = (
         f"{service.name}: {service.model.name}, {load.requests_per_s:g} requests/s, "
-        f"{load.prompt_tokens.mean:.0f} tokens in, {load.output_tokens.mean:.0f} out"
+        f"{load.prompts.mean:.0f} tokens in, {load.outputs.mean:.0f} out"
     )
     lines = [Text(one.plan.verdict.words, style="bold")]
     if chosen := one.plan.chosen or one.plan.declared:
@@ -235,7 +235,7 @@ def _sureness(option: Option, found: Plan) -> list[str]:
 def _capacity_text(one: Planned, most: Capacity) -> str:
     load = one.plan.service.workload
     assert load
-    tokens = most.requests_per_s * load.output_tokens.mean / (one.gpus or 1)
+    tokens = most.requests_per_s * load.outputs.mean / (one.gpus or 1)
     served = "GPUs serve" if one.gpus != 1 else "GPU serves"
     return (
         f"{one.gpus} {served} at most {most.requests_per_s:.2f} requests/s {most.option.kind} "

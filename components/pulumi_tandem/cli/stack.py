@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import psutil
+
+from pulumi_tandem.cli.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Stack:
         """Create the stack where it does not exist.
 
         Raises:
-            click.ClickException: Pulumi refused; its words.
+            Refusal: Pulumi refused; its words.
         """
         command = [
             _pulumi_path(),
@@ -59,7 +60,7 @@ class Stack:
         ]
         answer = subprocess.run(command, cwd=self.project_dir, text=True, capture_output=True, check=False)
         if answer.returncode:
-            raise click.ClickException(answer.stderr.strip() or answer.stdout.strip())
+            raise Refusal(answer.stderr.strip() or answer.stdout.strip())
 
     def exists(self) -> bool:
         """Whether Pulumi knows the stack."""
@@ -87,13 +88,13 @@ def find_stack(name: str) -> Stack:
     """The stack of this name in the project that the working directory is in.
 
     Raises:
-        click.ClickException: there is no Pulumi.yaml here or above.
+        Refusal: there is no Pulumi.yaml here or above.
     """
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / "Pulumi.yaml").exists():
             return Stack(folder, name)
     msg = f"no Pulumi.yaml in {Path.cwd()} or above it; run this inside a Pulumi project"
-    raise click.ClickException(msg)
+    raise Refusal(msg)
 
 
 def _is_held(lock: Path) -> bool:
@@ -108,5 +109,5 @@ def _pulumi_path() -> str:
     path = shutil.which("pulumi")
     if path is None:
         msg = "the Pulumi CLI is not on PATH; run `python3 tools/bootstrap.py`, then use `tools/run tandem ...`"
-        raise click.ClickException(msg)
+        raise Refusal(msg)
     return path

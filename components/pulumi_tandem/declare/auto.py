@@ -29,6 +29,8 @@ class PoolShape(Noun):
     gpu: str
     workers: int = Field(ge=1)
     tensor_parallel: int = Field(ge=1)
+    pipeline_parallel: int = Field(default=1, ge=1)
+    expert_parallel: bool = False
     sequences: int = Field(ge=1)
     batch_tokens: int = Field(ge=1)
 

@@ -2,7 +2,7 @@
 
 from math import exp, log, sqrt
 from statistics import NormalDist
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BeforeValidator, Field
 
@@ -46,16 +46,34 @@ def _as_lengths(given: object) -> object:
     return given
 
 
+if TYPE_CHECKING:
+    Tokens = Lengths | float
+else:
+    Tokens = Annotated[Lengths, BeforeValidator(_as_lengths)]
+
+
 class Workload(Noun):
     """What a service is asked: how often, how much to read, how much to write."""
 
     requests_per_s: float = Field(gt=0)
     """Arrivals of the busiest hour that must still be served well; taken as independent of each other."""
-    prompt_tokens: Annotated[Lengths, BeforeValidator(_as_lengths)]
+    prompt_tokens: Tokens
     """A number: all prompts are of that length. Prefixes that are found in the cache count."""
-    output_tokens: Annotated[Lengths, BeforeValidator(_as_lengths)]
+    output_tokens: Tokens
     prefix_hit: float = Field(default=0.0, ge=0, lt=1)
     """Share of prompt tokens that prefill finds in its prefix cache and does not read again."""
+
+    @property
+    def prompts(self) -> Lengths:
+        """Lengths of prompts, however they were given."""
+        assert isinstance(self.prompt_tokens, Lengths)
+        return self.prompt_tokens
+
+    @property
+    def outputs(self) -> Lengths:
+        """Lengths of answers, likewise."""
+        assert isinstance(self.output_tokens, Lengths)
+        return self.output_tokens
 
 
 class Objectives(Noun):

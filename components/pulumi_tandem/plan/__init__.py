@@ -7,10 +7,11 @@ shape may be at all is asked of the rules; what it does, of the estimate.
 from pulumi_tandem.plan.answer import Capacity, Plan, capacity, plan
 from pulumi_tandem.plan.frontier import Point, frontier, points
 from pulumi_tandem.plan.judge import judge
-from pulumi_tandem.plan.option import Option, PlannedPool
+from pulumi_tandem.plan.option import Kind, Option, PlannedPool
 
 __all__ = [
     "Capacity",
+    "Kind",
     "Option",
     "Plan",
     "PlannedPool",

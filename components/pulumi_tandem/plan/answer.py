@@ -17,9 +17,9 @@ from pulumi_tandem.plan.search import By, Space, best, space
 from pulumi_tandem.plan.verdict import Verdict, verdict
 from pulumi_tandem.resolve import resolve
 
-LOADS = 12
-"""Halvings in which the highest load is found, to a four-thousandth."""
-REQUESTS_PER_S_LEAST = 1e-3
+HALVINGS = 9
+"""In which the highest load is found between a load and its double: to two thousandths."""
+REQUESTS_PER_S_LEAST = 2.0**-10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,15 +96,20 @@ def capacity(service: Service, kind: Kind, *, gpus: int) -> Capacity | None:
         found = best(_at(within, requests_per_s), kind)
         return found if found and found.gpus <= gpus else None
 
-    low = high = REQUESTS_PER_S_LEAST
-    option = serves(low)
-    while larger := serves(high):
-        low, high, option = high, 2.0 * high, larger
-    for _ in range(LOADS):
+    low, option = 1.0, serves(1.0)
+    while option is None and low > REQUESTS_PER_S_LEAST:
+        low /= 2.0
+        option = serves(low)
+    if option is None:
+        return None
+    while larger := serves(2.0 * low):
+        low, option = 2.0 * low, larger
+    high = 2.0 * low
+    for _ in range(HALVINGS):
         middle = (low + high) / 2.0
         larger = serves(middle)
         low, high, option = (middle, high, larger) if larger else (low, middle, option)
-    return option and Capacity(requests_per_s=low, option=option)
+    return Capacity(requests_per_s=low, option=option)
 
 
 def declared_option(service: Service) -> Option | None:
@@ -115,8 +120,7 @@ def declared_option(service: Service) -> Option | None:
         return None
     if any(pool.on_cpu for pool in resolved.pools) or any(one.severity == "error" for one in check(resolved)):
         return None
-    transport = service.transfer.transport if resolved.disaggregated else None
-    sized = [(candidate(service, resolved, pool, transport=transport), pool.workers) for pool in resolved.pools]
+    sized = [(candidate(service, resolved, pool), pool.workers) for pool in resolved.pools]
     if len(sized) == 1:
         return serve_option(sized[0], wanted=demand(service))
     return pair_option(*sized, wanted=demand(service))

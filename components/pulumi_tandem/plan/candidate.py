@@ -2,20 +2,27 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
+from typing import Literal
 
 from pulumi_tandem.check import check
-from pulumi_tandem.check.capacity import kv_gib, kv_room_gib
+from pulumi_tandem.check.capacity import kv_gib, kv_room_gib, weights_gib
 from pulumi_tandem.declare import Auto, DeclarationError, Pool, PoolShape, Service
-from pulumi_tandem.declare.model import GIB
 from pulumi_tandem.estimate import EngineSetup, saturation_tokens
 from pulumi_tandem.finding import Finding
 from pulumi_tandem.plan.machine import Machine, machine
 from pulumi_tandem.resolve import Resolved, ResolvedPool, resolve
 
+Role = Literal["prefill", "decode", "serve"]
+
+MACHINE_GPUS = 8
+"""Most GPUs of one worker: those of a machine, which are linked best. This version deploys none over several."""
 WAYS = (1, 2, 4, 8)
-"""Tensor parallelism that is tried: within one machine, whose GPUs are linked best."""
+"""Tensor and pipeline parallelism that are tried, together on one machine."""
 ENGINE_GIB = 3.0
 """Per GPU beside weights and KV: activations, graphs, communication buffers. vLLM's profile run finds 2 to 4 GiB."""
+UNSHAPED = {"gpus_per_worker": None, "kv_cache_gib": None, "data_parallel": 1, "nodes_per_worker": 1}
+"""Fields of a pool that go with its old shape."""
 SEQUENCES_MAX = 1024
 """Most requests that one worker is given at once, vLLM's own default on large GPUs."""
 
@@ -48,8 +55,10 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """`H100 TP2`."""
-        return f"{self.pool.gpu.name} TP{self.pool.tensor_parallel}"
+        """`H100 TP2`, `L40S TP2 PP4`, `H100 TP4 EP`."""
+        setup = self.setup
+        stages = f" PP{setup.pipeline_parallel}" if setup.pipeline_parallel > 1 else ""
+        return f"{setup.gpu.name} TP{setup.tensor_parallel}{stages}{' EP' if setup.expert_parallel else ''}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +69,7 @@ class Candidates:
     refused: tuple[Finding, ...]
 
 
-def candidates(service: Service, declared: Pool | Auto, gpus: Iterable[str], *, transport: str | None) -> Candidates:
+def candidates(service: Service, role: Role, declared: Pool | Auto, gpus: Iterable[str]) -> Candidates:
     """Every shape on these GPUs for a worker with the settings of `declared`, whatever shape that has itself.
 
     Prefill at the smallest batch that saturates the GPU; so does an aggregated worker, as a longer step only makes
@@ -68,33 +77,37 @@ def candidates(service: Service, declared: Pool | Auto, gpus: Iterable[str], *, 
     """
     shapes: list[Candidate] = []
     refused: list[Finding] = []
-    for gpu in gpus:
-        for ways in WAYS:
-            shape = PoolShape(gpu=gpu, workers=1, tensor_parallel=ways, sequences=SEQUENCES_MAX, batch_tokens=8192)
-            try:
-                resolved = resolve(_alone(service, shaped(declared, shape)))
-            except DeclarationError as error:
-                refused += error.findings
-                continue
-            errors = [each for each in check(resolved) if each.severity == "error"]
-            refused += errors
-            if not errors:
-                shapes.append(_saturated(candidate(service, resolved, resolved.pools[0], transport=transport)))
+    for shape in (each for gpu in gpus for each in _shapes(gpu)):
+        try:
+            resolved = resolve(_alone(service, role, shaped(declared, shape)))
+        except DeclarationError as error:
+            refused += error.findings
+            continue
+        if shape.expert_parallel and resolved.architecture.experts == 1:
+            continue  # the same shape as without
+        errors = [each for each in check(resolved) if each.severity == "error"]
+        refused += errors
+        if not errors:
+            shapes.append(_saturated(candidate(service, resolved, resolved.pools[0])))
     return Candidates(tuple(each for each in shapes if each.sequences_max), tuple(dict.fromkeys(refused)))
 
 
-def candidate(service: Service, resolved: Resolved, pool: ResolvedPool, *, transport: str | None) -> Candidate:
+def candidate(service: Service, resolved: Resolved, pool: ResolvedPool) -> Candidate:
     """A pool's worker as it is declared."""
     assert service.workload is not None
-    tokens = round(service.workload.prompt_tokens.mean + service.workload.output_tokens.mean)
+    tokens = round(service.workload.prompts.mean + service.workload.outputs.mean)
     room_gib = kv_room_gib(resolved, pool) - (0.0 if pool.kv_cache_gib else ENGINE_GIB)
     setup = EngineSetup(
+        engine="vllm" if pool.vllm else "tensorrt-llm",
         gpu=pool.gpu,
         shape=resolved.architecture,
         weight_dtype=_weight_dtype(resolved, pool),
         dtype=pool.dtype,
         kv_dtype=pool.kv_dtype,
         tensor_parallel=pool.tensor_parallel,
+        pipeline_parallel=pool.pipeline_parallel,
+        data_parallel=pool.data_parallel,
+        expert_parallel=pool.expert_parallel,
         block_tokens=pool.block_tokens,
         batch_tokens=pool.batch_tokens,
         memory_fraction=pool.memory_fraction,
@@ -102,10 +115,15 @@ def candidate(service: Service, resolved: Resolved, pool: ResolvedPool, *, trans
     return Candidate(
         pool=pool,
         setup=setup,
-        sequences_max=max(0, min(pool.sequences, int(room_gib / kv_gib(resolved, pool, tokens)))),
-        weights_gib=resolved.weights_bytes / GIB / pool.tensor_parallel,
+        sequences_max=max(0, min(pool.sequences, int(room_gib / kv_gib(resolved, pool, tokens)))) * setup.data_parallel,
+        weights_gib=weights_gib(resolved, pool),
         kv_gib=room_gib,
-        machine=machine(service, pool.gpu.name, gpus=setup.gpus, transport=transport),
+        machine=machine(
+            service,
+            pool.gpu.name,
+            gpus=setup.gpus,
+            transport=service.transfer.transport if resolved.disaggregated else None,
+        ),
     )
 
 
@@ -113,7 +131,7 @@ def shaped(declared: Pool | Auto, shape: PoolShape) -> Pool:
     """A pool of that shape with all other settings of `declared`."""
     if isinstance(declared, Auto):
         return declared.pool(shape)
-    return declared.model_copy(update=shape.model_dump() | {"gpus_per_worker": None, "kv_cache_gib": None})
+    return declared.model_copy(update=shape.model_dump() | UNSHAPED)
 
 
 def pools_of(service: Service) -> Iterator[Pool | Auto]:
@@ -126,8 +144,27 @@ def gpus_of(pool: Pool | Auto) -> tuple[str, ...]:
     return pool.gpus if isinstance(pool, Auto) else (pool.gpu,)
 
 
-def _alone(service: Service, pool: Pool) -> Service:
-    return service.model_copy(update={"prefill": None, "decode": None, "serve": pool})
+def _shapes(gpu: str) -> Iterator[PoolShape]:
+    for tensor, stages in product(WAYS, WAYS):
+        if tensor * stages <= MACHINE_GPUS:
+            for experts_whole in (False, True) if tensor > 1 else (False,):
+                yield PoolShape(
+                    gpu=gpu,
+                    workers=1,
+                    tensor_parallel=tensor,
+                    pipeline_parallel=stages,
+                    expert_parallel=experts_whole,
+                    sequences=SEQUENCES_MAX,
+                    batch_tokens=8192,
+                )
+
+
+def _alone(service: Service, role: Role, pool: Pool) -> Service:
+    """The service with nothing but this pool: aggregated, or a pair of equals, so that rules of pairs speak too."""
+    pools = {"serve": pool, "prefill": None, "decode": None}
+    if role != "serve":
+        pools = {"serve": None, "prefill": pool, "decode": pool}
+    return service.model_copy(update=pools)
 
 
 def _saturated(found: Candidate) -> Candidate:

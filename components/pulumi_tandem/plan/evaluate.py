@@ -29,7 +29,7 @@ def pair_option(prefill: tuple[Candidate, int], decode: tuple[Candidate, int], *
         name="prefill",
         candidate=reader,
         workers=readers,
-        sequences=_in_steps(reader.setup.batch_tokens / workload.prompt_tokens.mean),
+        sequences=_in_steps(reader.setup.batch_tokens / workload.prompts.mean),
         running=busy,
         busy=busy,
     )
@@ -80,13 +80,13 @@ def link(prefill: Candidate, decode: Candidate, *, wanted: Demand) -> Fabric:
 def hand_off_s(prefill: Candidate, decode: Candidate, *, wanted: Demand) -> Interval:
     """Transfer of a mean prompt."""
     line = link(prefill, decode, wanted=wanted)
-    return transfer_s(prefill.setup, decode.setup, line, prompt_tokens=round(wanted.workload.prompt_tokens.mean))
+    return transfer_s(prefill.setup, decode.setup, line, prompt_tokens=round(wanted.workload.prompts.mean))
 
 
 def kv_moved_bytes(decode: EngineSetup, workload: Workload) -> float:
     """Keys and values of a mean prompt."""
     cache = KvCache(kv_dtype=decode.kv_dtype, dtype=decode.dtype, block_tokens=decode.block_tokens)
-    return kv_bytes(decode.shape, cache, round(workload.prompt_tokens.mean))
+    return kv_bytes(decode.shape, cache, round(workload.prompts.mean))
 
 
 def _written(
@@ -122,7 +122,7 @@ def _option(
     link_gb_per_s: float = 0.0,
 ) -> Option:
     ttft, tpot = times
-    output = workload.output_tokens.mean
+    output = workload.outputs.mean
     return Option(
         kind="aggregated" if len(pools) == 1 else "disaggregated",
         pools=pools,

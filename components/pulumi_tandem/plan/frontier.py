@@ -46,9 +46,9 @@ def frontier(given: Iterable[Point], *, against: str) -> tuple[Point, ...]:
 def _pair_points(within: Space) -> Iterator[Point]:
     wanted = within.demand
     workload, quantile = wanted.workload, wanted.quantile
-    for reader in within.prefill:
-        prompts = reading(reader.setup, workload, quantile=quantile)
-        for writer in within.decode:
+    for reads in within.prefill:
+        reader, prompts = reads.shape, reads.prompts
+        for writer in (writes.shape for writes in within.decode):
             moved_s = hand_off_s(reader, writer, wanted=wanted).mid
             for batch in batches(decoder(writer, workload), quantile=quantile, tpot_s_max=inf):
                 readers = batch.requests_per_s * prompts.engine_s.mid / BUSY_MAX
@@ -58,14 +58,14 @@ def _pair_points(within: Space) -> Iterator[Point]:
                     ttft_ms=1e3 * (prompts.mean_s.mid + moved_s + batch.tpot_s),
                     tpot_ms=1e3 * batch.tpot_s,
                     tokens_per_s_gpu=batch.requests_per_s
-                    * workload.output_tokens.mean
+                    * workload.outputs.mean
                     / (writer.gpus + readers * reader.gpus),
                 )
 
 
 def _serve_points(within: Space) -> Iterator[Point]:
     workload, quantile = within.demand.workload, within.demand.quantile
-    for shape in within.serve:
+    for shape in (serves.shape for serves in within.serve):
         worker = server(shape, workload)
         prompts = reading(shape.setup, workload, quantile=quantile)
         for batch in batches(worker, quantile=quantile, tpot_s_max=inf):
@@ -77,5 +77,5 @@ def _serve_points(within: Space) -> Iterator[Point]:
                 label=shape.label,
                 ttft_ms=1e3 * (alone.mean_s.mid + worker.step_s(batch.most).mid),
                 tpot_ms=1e3 * batch.tpot_s,
-                tokens_per_s_gpu=batch.requests_per_s * workload.output_tokens.mean / shape.gpus,
+                tokens_per_s_gpu=batch.requests_per_s * workload.outputs.mean / shape.gpus,
             )

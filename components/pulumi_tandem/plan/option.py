@@ -39,6 +39,8 @@ class PlannedPool:
             gpu=pool.gpu.name,
             workers=self.workers,
             tensor_parallel=setup.tensor_parallel,
+            pipeline_parallel=setup.pipeline_parallel,
+            expert_parallel=setup.expert_parallel,
             sequences=self.sequences,
             batch_tokens=max(setup.batch_tokens, self.sequences),
         )

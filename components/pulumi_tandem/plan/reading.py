@@ -41,7 +41,7 @@ class Reading:
 
 def reading(setup: EngineSetup, workload: Workload, *, quantile: float) -> Reading:
     """What the workload's prompts take of an engine of that setup."""
-    lengths, missed = workload.prompt_tokens, 1.0 - workload.prefix_hit
+    lengths, missed = workload.prompts, 1.0 - workload.prefix_hit
     together = max(1, floor(setup.batch_tokens / (lengths.mean * missed)))
     longest = min(max(lengths.mean, lengths.at(quantile)), setup.shape.positions_max)
     mean_s = _alone_s(setup, lengths.mean, workload)

@@ -21,8 +21,8 @@ from pulumi_tandem.plan.evaluate import (
     stretched,
 )
 from pulumi_tandem.plan.option import Kind, Option
-from pulumi_tandem.plan.reading import reading, workers_for
-from pulumi_tandem.plan.writing import Batch, Writer, batches
+from pulumi_tandem.plan.reading import Reading, reading, workers_for
+from pulumi_tandem.plan.writing import Batch, batches
 from pulumi_tandem.resolve import resolve
 
 By = Literal["cost", "gpus"]
@@ -52,14 +52,38 @@ class Sized:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reads:
+    """A shape that reads prompts, and what they take of it."""
+
+    shape: Candidate
+    prompts: Reading
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writes:
+    """A shape that writes answers, and the batches that keep the objective for TPOT."""
+
+    shape: Candidate
+    batches: tuple[Batch, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serves:
+    """A shape that does both; with each batch, how prompts are read beside it, and its step."""
+
+    shape: Candidate
+    batches: tuple[tuple[Batch, Reading, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
-    """What is searched: the shapes that rules allow, for a load and objectives."""
+    """What is searched: the shapes that rules allow, with all that does not depend on how much is asked."""
 
     service: Service
     by: By
-    prefill: tuple[Candidate, ...]
-    decode: tuple[Candidate, ...]
-    serve: tuple[Candidate, ...]
+    prefill: tuple[Reads, ...]
+    decode: tuple[Writes, ...]
+    serve: tuple[Serves, ...]
     refused: tuple[Finding, ...]
     """Why other shapes are not among them."""
 
@@ -77,24 +101,24 @@ def space(service: Service, *, by: By) -> Space:
     last = next(reversed(list(pools_of(service))))
     everywhere = tuple(dict.fromkeys(gpu for pool in pools_of(service) for gpu in gpus_of(pool)))
     prefill, decode = service.prefill or last, service.decode or last
-    found = [
-        candidates(service, prefill, gpus_of(prefill), transport=service.transfer.transport),
-        candidates(service, decode, gpus_of(decode), transport=service.transfer.transport),
-        candidates(service, last, everywhere, transport=None),
-    ]
+    reading_shapes = candidates(service, "prefill", prefill, gpus_of(prefill))
+    # Alone, both pools of a pair are judged alike.
+    writing_shapes = reading_shapes if decode == prefill else candidates(service, "decode", decode, gpus_of(decode))
+    found = [reading_shapes, writing_shapes, candidates(service, "serve", last, everywhere)]
+    wanted = demand(service)
     return Space(
         service=service,
         by=by,
-        prefill=found[0].shapes,
-        decode=found[1].shapes,
-        serve=found[2].shapes,
+        prefill=tuple(_reads(shape, wanted) for shape in found[0].shapes),
+        decode=tuple(_writes(shape, wanted) for shape in found[1].shapes),
+        serve=tuple(_serves(shape, wanted) for shape in found[2].shapes),
         refused=tuple(dict.fromkeys(each for one in found for each in one.refused)),
     )
 
 
 def best(within: Space, kind: Kind) -> Option | None:
     """The cheapest way of that kind to meet the objectives that no rule forbids; None: there is none."""
-    sized = _pairs(within) if kind == "disaggregated" else _serves(within)
+    sized = _sized_pairs(within) if kind == "disaggregated" else _sized_serves(within)
     for one in sorted(sized, key=lambda each: _rank(within.by, each)):
         option = evaluated(within, one)
         if _is_allowed(with_option(within.service, option)):
@@ -125,53 +149,59 @@ def _rank(by: By, sized: Sized) -> tuple[float, float, str]:
     return sized.gpus, sized.usd_per_hour, shapes
 
 
-def _pairs(within: Space) -> Iterator[Sized]:
-    wanted = within.demand
-    workload = wanted.workload
-    read = [(shape, reading(shape.setup, workload, quantile=wanted.quantile)) for shape in within.prefill]
-    for writer in within.decode:
-        moved_gb_per_s = workload.requests_per_s * kv_moved_bytes(writer.setup, workload) / 1e9
-        sizes = list(_sizes(wanted, decoder(writer, workload)))
-        for reader, prompts in read:
-            line = link(reader, writer, wanted=wanted)
+def _reads(shape: Candidate, wanted: Demand) -> Reads:
+    return Reads(shape=shape, prompts=reading(shape.setup, wanted.workload, quantile=wanted.quantile))
+
+
+def _writes(shape: Candidate, wanted: Demand) -> Writes:
+    fitting = batches(decoder(shape, wanted.workload), quantile=wanted.quantile, tpot_s_max=wanted.tpot_s_max)
+    return Writes(shape=shape, batches=tuple(fitting))
+
+
+def _serves(shape: Candidate, wanted: Demand) -> Serves:
+    worker, prompts = server(shape, wanted.workload), _reads(shape, wanted).prompts
+    fitting = batches(worker, quantile=wanted.quantile, tpot_s_max=wanted.tpot_s_max)
+    return Serves(
+        shape=shape,
+        batches=tuple(
+            (batch, stretched(worker, prompts, batch.most), worker.step_s(batch.most).mid) for batch in fitting
+        ),
+    )
+
+
+def _sized_pairs(within: Space) -> Iterator[Sized]:
+    wanted, requests_per_s = within.demand, within.demand.workload.requests_per_s
+    for writes in within.decode:
+        moved_gb_per_s = requests_per_s * kv_moved_bytes(writes.shape.setup, wanted.workload) / 1e9
+        # Of batches that need as many workers, the smallest is the fastest.
+        sizes = {_whole(requests_per_s / batch.requests_per_s): batch for batch in reversed(writes.batches)}
+        for reads in within.prefill:
+            line = link(reads.shape, writes.shape, wanted=wanted)
             linked = moved_gb_per_s / line.efficiency / LINK_BUSY_MAX
-            moved_s = hand_off_s(reader, writer, wanted=wanted).mid
-            for writers, batch in sizes:
+            moved_s = hand_off_s(reads.shape, writes.shape, wanted=wanted).mid
+            for writers, batch in sizes.items():
                 readers = workers_for(
-                    prompts,
-                    requests_per_s=workload.requests_per_s,
+                    reads.prompts,
+                    requests_per_s=requests_per_s,
                     after_s=moved_s + batch.tpot_s,
                     ttft_s_max=_ttft_s_max(wanted, batch),
                 )
                 if readers is not None:
                     readers = max(readers, _whole(linked / line.prefill_gb_per_s))
                     enough = max(writers, _whole(linked / line.decode_gb_per_s))
-                    yield Sized(pools=((reader, readers), (writer, enough)))
+                    yield Sized(pools=((reads.shape, readers), (writes.shape, enough)))
 
 
-def _serves(within: Space) -> Iterator[Sized]:
-    wanted = within.demand
-    workload = wanted.workload
-    for shape in within.serve:
-        worker = server(shape, workload)
-        prompts = reading(shape.setup, workload, quantile=wanted.quantile)
-        for workers, batch in _sizes(wanted, worker):
+def _sized_serves(within: Space) -> Iterator[Sized]:
+    wanted, requests_per_s = within.demand, within.demand.workload.requests_per_s
+    for serves in within.serve:
+        sizes = {_whole(requests_per_s / each[0].requests_per_s): each for each in reversed(serves.batches)}
+        for workers, (batch, prompts, step_s) in sizes.items():
             readers = workers_for(
-                stretched(worker, prompts, batch.most),
-                requests_per_s=workload.requests_per_s,
-                after_s=worker.step_s(batch.most).mid,
-                ttft_s_max=_ttft_s_max(wanted, batch),
+                prompts, requests_per_s=requests_per_s, after_s=step_s, ttft_s_max=_ttft_s_max(wanted, batch)
             )
             if readers is not None:
-                yield Sized(pools=((shape, max(workers, readers)),))
-
-
-def _sizes(wanted: Demand, writer: Writer) -> Iterator[tuple[int, Batch]]:
-    """Workers for every batch that keeps the objective for TPOT; of batches for as many workers, the smallest."""
-    found: dict[int, Batch] = {}
-    for batch in batches(writer, quantile=wanted.quantile, tpot_s_max=wanted.tpot_s_max):
-        found.setdefault(_whole(wanted.workload.requests_per_s / batch.requests_per_s), batch)
-    yield from found.items()
+                yield Sized(pools=((serves.shape, max(workers, readers)),))
 
 
 def _ttft_s_max(wanted: Demand, batch: Batch) -> float:
@@ -179,7 +209,7 @@ def _ttft_s_max(wanted: Demand, batch: Batch) -> float:
     objectives = wanted.objectives
     if objectives.e2e_ms is None:
         return objectives.ttft_ms / 1e3
-    writing_s = (wanted.workload.output_tokens.mean - 1.0) * batch.tpot_s
+    writing_s = (wanted.workload.outputs.mean - 1.0) * batch.tpot_s
     return min(objectives.ttft_ms / 1e3, objectives.e2e_ms / 1e3 - writing_s)
 
 

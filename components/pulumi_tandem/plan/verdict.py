@@ -14,6 +14,8 @@ from pulumi_tandem.plan.reading import reading
 if TYPE_CHECKING:
     from pulumi_tandem.plan.search import By, Space
 
+EQUAL = 0.005
+"""A smaller difference is none."""
 CLEARLY = 0.15
 """By how much less than its rival the winner must need to win clearly."""
 
@@ -48,8 +50,10 @@ def verdict(within: "Space", pair: Option | None, serve: Option | None) -> Verdi
         return Verdict(winner=only.kind, saving=1.0, words=words)
     winner, loser = (pair, serve) if size(within.by, pair) < size(within.by, serve) else (serve, pair)
     saving = 1.0 - size(within.by, winner) / size(within.by, loser)
-    if saving == 0.0:
-        words = f"Both need {amount(serve)}; aggregated is simpler. {_why(within, pair, serve, winner=serve)}"
+    if saving < EQUAL:
+        winner, saving = serve, 0.0
+        same = f"Both {'cost' if within.by == 'cost' else 'need'} the same, {amount(pair)} and {amount(serve)}"
+        words = f"{same}; aggregated is simpler. {_why(within, pair, serve, winner=serve)}"
     else:
         close = "" if saving >= CLEARLY else ", a close call"
         words = (
@@ -127,8 +131,8 @@ def _nothing(within: "Space") -> list[str]:
 def _misses(within: "Space", kind: Kind) -> str:
     """What the fastest shape of that kind takes, where no number of workers is enough."""
     workload, objectives = within.demand.workload, within.demand.objectives
-    readers = within.prefill if kind == "disaggregated" else within.serve
-    writers = within.decode if kind == "disaggregated" else within.serve
+    readers = [each.shape for each in (within.prefill if kind == "disaggregated" else within.serve)]
+    writers = [each.shape for each in (within.decode if kind == "disaggregated" else within.serve)]
     if not readers or not writers:
         return f"No shape of a worker for a {kind} service is allowed on these GPUs."
     first_ms, reader = min((_first_s(shape, workload, objectives) * 1e3, shape.label) for shape in readers)

@@ -13,8 +13,11 @@ from typing import Protocol
 from pulumi_tandem.declare import Workload
 from pulumi_tandem.estimate import EngineSetup, Interval, Latency, aggregated, decode_step_s
 
-BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
-"""Mean numbers of running requests that are tried as a worker's most; steps of at most a half."""
+BATCHES = (
+    *range(1, 9),
+    *(step * scale for scale in (2, 4, 8, 16, 32, 64, 128) for step in range(5, 9)),
+)
+"""Mean numbers of running requests that are tried as a worker's most: 1 to 8, then four steps to each doubling."""
 
 
 class Writer(Protocol):
@@ -49,7 +52,7 @@ class Decoder:
 
     def requests_per_s(self, running: float) -> float:
         """A request stays for all of its output tokens."""
-        return running / (self.workload.output_tokens.mean * self.tpot_s(running).mid)
+        return running / (self.workload.outputs.mean * self.tpot_s(running).mid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,7 @@ class Server:
 
     def requests_per_s(self, running: float) -> float:
         """What a closed loop of so many clients gets through."""
-        output = self.workload.output_tokens.mean
+        output = self.workload.outputs.mean
         clients = max(1, ceil(running))
         busy_s = clients * output / self._latency(clients).tokens_per_s.mid + output * self._cached_s(running)
         return running / busy_s
@@ -84,10 +87,10 @@ class Server:
 
     @property
     def _read_tokens(self) -> float:
-        return self.workload.prompt_tokens.mean * (1.0 - self.workload.prefix_hit)
+        return self.workload.prompts.mean * (1.0 - self.workload.prefix_hit)
 
     def _latency(self, clients: int) -> Latency:
-        output = max(2, round(self.workload.output_tokens.mean))
+        output = max(2, round(self.workload.outputs.mean))
         return aggregated(
             self.setup, concurrency=clients, prompt_tokens=max(1, round(self._read_tokens)), output_tokens=output
         )
@@ -96,7 +99,7 @@ class Server:
         """Per step, looking back at the part of the prompts that was found in the cache."""
         if not self.workload.prefix_hit:
             return 0.0
-        output = self.workload.output_tokens.mean
+        output = self.workload.outputs.mean
         whole = self.step_s(running).mid
         read = decode_step_s(self.setup, sequences=max(1.0, running), context_tokens=self._read_tokens + output / 2).mid
         return max(0.0, whole - read)
@@ -143,5 +146,5 @@ def at_most(mean: float, quantile: float) -> float:
 
 def context_tokens(workload: Workload) -> float:
     """Tokens that a running request has on average; long answers are met more often than short ones."""
-    output = workload.output_tokens
-    return workload.prompt_tokens.mean + output.mean * (1.0 + output.variation**2) / 2
+    output = workload.outputs
+    return workload.prompts.mean + output.mean * (1.0 + output.variation**2) / 2

@@ -1,0 +1,197 @@
+"""Commands on what files declare, and on what rules and catalog know; nothing is created."""
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from pulumi_tandem import catalog as rows_of
+from pulumi_tandem import check as checks
+from pulumi_tandem.check.declared import same_names
+from pulumi_tandem.cli import catalog_view
+from pulumi_tandem.cli import plan as planning
+from pulumi_tandem.cli.formats import Checked, Format, written
+from pulumi_tandem.cli.picture import PictureError
+from pulumi_tandem.cli.program import Program, read_program
+from pulumi_tandem.cli.refusal import Refusal
+from pulumi_tandem.cli.screen import AsJson, console
+from pulumi_tandem.declare import Service
+from pulumi_tandem.finding import DeclarationError, Finding
+from pulumi_tandem.lower import Fleet, lower
+from pulumi_tandem.plan import judge
+from pulumi_tandem.resolve import resolve
+
+if TYPE_CHECKING:
+    from pulumi_tandem.plan.search import By
+
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A Python file that declares services.")
+]
+Files = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE...", exists=True, dir_okay=False, help="Python files that declare services."),
+]
+
+
+class TableName(StrEnum):
+    """Tables of the catalog."""
+
+    GPUS = "gpus"
+    INSTANCES = "instances"
+    MODELS = "models"
+    ENGINES = "engines"
+
+
+class Smallest(StrEnum):
+    """What a plan keeps small."""
+
+    COST = "cost"
+    GPUS = "gpus"
+
+
+def check(
+    files: Files,
+    form: Annotated[Format, typer.Option("--format", help="How to print the findings.")] = Format.TEXT,
+    as_json: AsJson = False,
+) -> None:
+    """Say everything that is wrong with the services that FILEs declare, before anything exists.
+
+    Exit codes: 0 nothing, or warnings only; 1 errors; 2 the command line is wrong. Pulumi is loaded only by a file
+    that uses it, and no resource is created.
+    """
+    programs = [read_program(file) for file in files]
+    checked = [Checked(file=program.file, findings=_findings(program)) for program in programs]
+    told = written(checked, Format.JSON if as_json else form)
+    if told:
+        typer.echo(told)
+    if any(finding.severity == "error" for one in checked for finding in one.findings):
+        raise typer.Exit(1)
+
+
+def plan(  # noqa: PLR0913, PLR0917 - a command line
+    file: File,
+    by: Annotated[Smallest, typer.Option(help="What is to be small.")] = Smallest.COST,
+    gpus: Annotated[int | None, typer.Option(min=1, help="Say also the highest load that so many GPUs serve.")] = None,
+    as_json: AsJson = False,
+    plot: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the picture, as .png or .svg.")] = None,
+    html: Annotated[Path | None, typer.Option(dir_okay=False, help="Write a report with the picture.")] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Pin the shapes of tandem.Auto pools in FILE's .plan.json.")
+    ] = False,
+) -> None:
+    """Plan the services that FILE declares: shapes that meet the objectives, and whether to disaggregate.
+
+    Exits with 1 where a service cannot be planned, or has no pools that meet its objectives.
+    """
+    try:
+        plans = planning.planned(_services(file), by=cast("By", by.value), gpus=gpus)
+        done = planning.written(plans, program=file, plot=plot, html=html, write=write)
+    except (DeclarationError, PictureError) as error:
+        raise Refusal(str(error)) from None
+    if as_json:
+        typer.echo(planning.to_json(plans))
+    else:
+        console().print(*(planning.plan_view(one) for one in plans), sep="\n")
+    for line in done.lines:
+        typer.echo(line, err=True)
+    if not done.is_met:
+        raise typer.Exit(1)
+
+
+def render(file: File, as_json: AsJson = False) -> None:
+    """Print the exact processes that FILE's services become: argv, environment, ports.
+
+    $(TANDEM_...) stands for what a worker is told where it starts: its address and ports. A service with errors is
+    not rendered; `tandem check` tells them.
+    """
+    try:
+        fleets = [lower(resolved) for resolved in checks.accept(*_services(file))]
+    except DeclarationError as error:
+        raise Refusal(str(error)) from None
+    if as_json:
+        typer.echo(json.dumps([fleet.model_dump(mode="json") for fleet in fleets], indent=2))
+        return
+    for fleet in fleets:
+        typer.echo(_rendered(fleet))
+
+
+def explain(codes: Annotated[list[str], typer.Argument(metavar="CODE...", help="Codes of rules, as TND0001.")]) -> None:
+    """Tell the stories of rules: what must hold, what users see when it does not, and where that is known from."""
+    try:
+        typer.echo("\n\n".join(checks.explain(code) for code in codes))
+    except KeyError as error:
+        raise Refusal(str(error.args[0])) from None
+
+
+def catalog(
+    table: Annotated[TableName | None, typer.Argument(help="A table. Default: what there is.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A row; of engines, a kind or a release.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is known of GPUs, EC2 instances, models and engine releases, each row with its source."""
+    try:
+        found = catalog_view.rows(table.value, name) if table else []
+    except rows_of.UnknownName as error:
+        near = f"; did you mean {error.nearest}?" if error.nearest else ""
+        raise Refusal(f"{error}{near}") from None
+    if as_json:
+        tables = [each for each in rows_of.TABLES if table is None or each == table.value]
+        shown: Any = {each: catalog_view.as_json(catalog_view.rows(each, name)) for each in tables}
+        typer.echo(json.dumps(shown, indent=2))
+    elif not table:
+        console().print(catalog_view.overview())
+    else:
+        console().print(catalog_view.one(found[0]) if name and len(found) == 1 else catalog_view.many(found))
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def _services(file: Path) -> tuple[Service, ...]:
+    program = read_program(file)
+    if program.findings:
+        raise Refusal(checks.report(program.findings))
+    return program.services
+
+
+def _findings(program: Program) -> tuple[Finding, ...]:
+    found = [*program.findings, *same_names(program.services)]
+    for service in program.services:
+        found += _findings_of(service)
+    return tuple(found)
+
+
+def _findings_of(service: Service) -> Sequence[Finding]:
+    try:
+        return (*checks.check(resolve(service)), *judge(service))
+    except DeclarationError as error:
+        return error.findings
+
+
+def _rendered(fleet: Fleet) -> str:
+    """A fleet as a person reads it: each process with its flags one below the other."""
+    lines = [f"{fleet.service}: generation {fleet.generation}"]
+    for pool in fleet.pools:
+        spec = pool.spec
+        lines += ["", f"{pool.name}: {pool.workers} x {spec.engine}, {spec.gpus} GPUs each"]
+        lines += [f"  {name}={value}" for name, value in spec.env.items()]
+        lines += [f"  {line}" for line in _flags(spec.argv)]
+    gateway = fleet.gateway.model_dump(mode="json", exclude_defaults=True)
+    lines += ["", "gateway", *(f"  {name}: {value}" for name, value in gateway.items())]
+    return "\n".join(lines)
+
+
+def _flags(argv: Sequence[str]) -> list[str]:
+    """One flag a line, with its values."""
+    lines: list[str] = []
+    for word in argv:
+        if word.startswith("--") and lines:
+            lines.append(f"  {word}")
+        elif lines:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
