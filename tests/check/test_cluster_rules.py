@@ -132,4 +132,4 @@ def test_findings_name_the_fields_as_they_are_written():
             for part in finding.path.split(".")[1:]:
                 if isinstance(value, dict):
                     break
-                value = value[int(part)] if isinstance(value, tuple) else getattr(value, part)  # pyright: ignore
+                value = value[int(part)] if isinstance(value, tuple) else getattr(value, part)
