@@ -420,7 +420,7 @@ def network_is_fast(resolved: Resolved) -> Iterator[Breach]:
     line = declared or (pool.nodes and pool.nodes.instance and pool.nodes.instance.network_gbit_per_s)
     if not line:
         return
-    tokens = math.ceil(workload.prompt_tokens.at(objectives.quantile))
+    tokens = math.ceil(workload.prompts.at(objectives.quantile))
     cache = KvCache(kv_dtype=pool.kv_dtype, dtype=pool.dtype, block_tokens=pool.block_tokens)
     moved = kv_bytes(resolved.architecture, cache, tokens)
     moved_ms = moved * 8 / (line * 1e9 * _LINE_SHARE) * 1e3
