@@ -55,9 +55,7 @@ def limit_holds_shm(resolved: Resolved) -> Iterator[Breach]:
                 f"shared memory (/dev/shm) may take {shm:g} GiB, and the pod {limit:g}; it would "
                 "be killed before that is full"
             )
-            yield Breach(
-                path=f"{pool.name}.pod.memory_gib", message=message, fix=f"use more than {shm:g}"
-            )
+            yield Breach(path=f"{pool.name}.pod.memory_gib", message=message, fix=f"use more than {shm:g}")
 
 
 @rule(
