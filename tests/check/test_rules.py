@@ -129,7 +129,10 @@ def test_ranks_that_share_experts_hold_fewer_weights_each_and_never_less_than_th
 def test_less_context_breaks_nothing_that_more_did_not(fraction: float, context: int):
     more = llama_pair({"memory_fraction": fraction}, context_tokens=131_072)
     less = llama_pair({"memory_fraction": fraction}, context_tokens=context)
-    assert set(codes(less)) <= set(codes(more))
+    allowed = set(codes(more))
+    if "TND0034" in allowed:
+        allowed.add("TND0037")  # what did not fit at all may fit with nothing to spare
+    assert set(codes(less)) <= allowed
 
 
 @given(st.floats(0.2, 1.0))
