@@ -93,7 +93,7 @@ def catalog(
         near = f"; did you mean {error.nearest}?" if error.nearest else ""
         raise Refusal(f"{error}{near}") from None
     if as_json:
-        tables = [each for each in rows_of.TABLES if table is None or each == table.value]
+        tables = (cast("rows_of.Table", table.value),) if table else rows_of.TABLES
         shown: Any = {each: catalog_view.as_json(catalog_view.rows(each, name)) for each in tables}
         typer.echo(json.dumps(shown, indent=2))
     elif not table:
