@@ -34,8 +34,8 @@ def cost(gpus: int, way: str, *, duration_s: float) -> Cost:
     started_s = time.process_time()
     traffic = generate(
         Arrivals(requests_per_s=load.requests_per_s),
-        prompt_tokens=load.prompt_tokens,
-        output_tokens=load.output_tokens,
+        prompt_tokens=load.prompts,
+        output_tokens=load.outputs,
         duration_s=duration_s,
         seed=1,
         context_tokens=service.context_tokens,

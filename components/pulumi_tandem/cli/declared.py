@@ -24,7 +24,7 @@ from pulumi_tandem.resolve import resolve
 
 Files = Annotated[
     list[Path],
-    typer.Argument(metavar="FILE...", exists=True, dir_okay=False, help="Python files that declare services."),
+    typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Python files that declare services."),
 ]
 
 

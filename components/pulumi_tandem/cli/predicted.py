@@ -60,9 +60,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - a command line
     rate: Annotated[float | None, typer.Option(min=1e-9, help="Requests per second, in place of the declared.")] = None,
     trace: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="Requests: arrival_s, prompt_tokens, output_tokens as .jsonl or .csv."
-        ),
+        typer.Option(dir_okay=False, help="Requests as .jsonl or .csv: arrival_s, prompt_tokens, output_tokens."),
     ] = None,
     duration_s: Annotated[
         float | None, typer.Option(min=1, help="Simulated seconds of load. Default: 600, or the whole trace.")

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from pulumi_tandem.check import accept
 from pulumi_tandem.cli.timeline import draw_timeline
 from pulumi_tandem.declare import DeclarationError, Lengths, Service, Workload
 from pulumi_tandem.finding import Finding
@@ -54,8 +55,10 @@ class Simulated:
 def simulated(services: Sequence[Service], ask: Ask, *, console: Console | None = None) -> tuple[Simulated, ...]:
     """Simulates every service; shows progress on a console that is a terminal.
 
-    Raises DeclarationError where a service cannot be simulated, TraceError where the trace cannot be read.
+    Raises DeclarationError where a rule has errors or a service cannot be simulated, TraceError where the trace cannot
+    be read.
     """
+    accept(*services)
     rows = _rows(ask.trace) if ask.trace else None
     return tuple(_simulated(service, ask, rows, console) for service in services)
 
@@ -94,8 +97,8 @@ def _traffic(service: Service, ask: Ask, rows: Sequence[Mapping[str, object]] | 
         load = load.model_copy(update={"requests_per_s": ask.requests_per_s})
     traffic = generate(
         Arrivals(requests_per_s=load.requests_per_s),
-        prompt_tokens=load.prompt_tokens,
-        output_tokens=load.output_tokens,
+        prompt_tokens=load.prompts,
+        output_tokens=load.outputs,
         duration_s=ask.duration_s or 600.0,
         seed=ask.seed,
         prefix_hit=load.prefix_hit,
