@@ -69,6 +69,12 @@ BROKEN = [
         "wait for a GENERATION server",
     ),
     Broken(
+        "TND0122",
+        servers(trt(perf_metrics=True) | {"metrics_path": "/metrics"}, {"metrics_path": "/prometheus/metrics"}),
+        ("llama.prefill.metrics_path", "llama.decode.engine.perf_metrics"),
+        "TensorRT-LLM has no Prometheus metrics at '/metrics'",
+    ),
+    Broken(
         "TND0013",
         llama_pair(decode=trt()),
         ("llama.decode.engine",),
@@ -115,6 +121,8 @@ FINE = [
     ("TND0107", servers(trt(attention_backend="FLASHINFER"), trt(attention_backend="FLASHINFER"))),
     ("TND0108", servers({"kv_dtype": "fp8"}, {"kv_dtype": "fp8"})),
     ("TND0109", servers({}, {})),
+    ("TND0122", servers(trt(perf_metrics=True) | {"metrics_path": "/prometheus/metrics"}, {})),
+    ("TND0122", llama_pair({"metrics_path": "/metrics"})),
     ("TND0119", servers(trt(server_role="CONTEXT"), trt(server_role="GENERATION"))),
     ("TND0010", servers({"model_path": "/a"}, {"model_path": "/b"})),
     ("TND0022", servers({"tensor_parallel": 8}, {"tensor_parallel": 1})),

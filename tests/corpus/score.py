@@ -48,7 +48,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "rollout": (*AROUND, "rollout", "grace", "workers", "image", "engine"),
     "gateway": (*AROUND, "block_tokens", "limits", "env"),
     "security": (*AROUND, "env"),
-    "observability": (*AROUND, "env", "engine", "extra_args"),
+    "observability": (*AROUND, "env", "engine", "extra_args", "metrics_path"),
 }
 """Fields of the declaration in which a case of a layer violates its rule."""
 

@@ -44,6 +44,7 @@ POOL_FIELDS = {
     "dtype": "dtype", "enforce_eager": "eager", "expert_parallel": "expert_parallel",
     "free_gpu_memory_fraction": "memory_fraction", "gpu_memory_utilization": "memory_fraction",
     "gpus_per_worker": "gpus_per_worker", "image": "image", "image_arch": "image_arch", "kv_cache_dtype": "kv_dtype",
+    "metrics.path": "metrics_path",
     "max_batch_size": "sequences", "max_model_len": "context_tokens", "max_num_batched_tokens": "batch_tokens",
     "max_num_seqs": "sequences", "max_num_tokens": "batch_tokens", "max_seq_len": "context_tokens",
     "model_revision": "model_revision", "nodes_per_worker": "nodes_per_worker",

@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 from pulumi_tandem.check.pair import pair
 from pulumi_tandem.check.registry import Breach, rule
-from pulumi_tandem.declare.model import GIB, Architecture
+from pulumi_tandem.declare.model import DTYPE_BYTES, GIB, Architecture
 from pulumi_tandem.estimate import KvCache, kv_bytes
 from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
+
+LIBRARIES_GIB = 1.0
+"""CUDA graphs and what libraries keep; vLLM's own log says 0.3 to 1.5 GiB for graphs, by sizes that are captured."""
 
 
 @rule(
@@ -157,6 +160,43 @@ def prompts_fit(resolved: Resolved) -> Iterator[Breach]:
             message = f"prompts have up to {longest} tokens and the context is {pool.context_tokens}; long ones get 400"
             fix = f"set context_tokens to more than {longest}"
             yield Breach(path=f"{pool.name}.context_tokens", message=message, fix=fix)
+
+
+@rule(
+    code="TND0037",
+    severity="warning",
+    title="activations and graphs have room beside the weights and the KV of one longest request",
+    story="""Before it sizes the cache the engine runs its largest batch once and keeps what that took: activations,
+    CUDA graphs, libraries. Where weights and KV fill the card to the brim it stops at start with 'To serve at least
+    one request ...', or runs with so little KV that requests wait for each other. How much it takes is estimated: two
+    widths of the feed-forward block and four of the model per token of the batch, and 1 GiB for graphs and
+    libraries.""",
+    source="vLLM 0.32/0.33 v1/worker/gpu_worker.py determine_available_memory; estimate: pulumi_tandem.check.capacity",
+)
+def activations_fit(resolved: Resolved) -> Iterator[Breach]:
+    """What is left beside one longest request's KV is at least what activations and graphs take."""
+    for pool in resolved.pools:
+        if pool.on_cpu or not pool.vllm or pool.kv_cache_gib is not None:
+            continue
+        room_gib, working_gib = kv_room_gib(resolved, pool), working_gib_of(resolved, pool)
+        left_gib = room_gib - kv_gib(resolved, pool, pool.context_tokens)
+        if not 0 <= left_gib < working_gib:
+            continue  # TND0033 and TND0034 tell of what does not fit at all
+        longest = longest_context(resolved, pool, room_gib - working_gib)
+        message = (
+            f"weights and KV of one request of {pool.context_tokens} tokens leave {left_gib:.1f} GiB per GPU, and "
+            f"activations of {pool.batch_tokens} tokens and graphs take about {working_gib:.1f}; it may not start"
+        )
+        fix = f"set context_tokens to about {longest}, or fewer batch_tokens" if longest else "use fewer batch_tokens"
+        yield Breach(path=f"{pool.name}.context_tokens", message=message, fix=fix)
+
+
+def working_gib_of(resolved: Resolved, pool: ResolvedPool) -> float:
+    """What activations of a full batch, graphs and libraries take of one GPU, roughly."""
+    shape = resolved.architecture
+    width = max(shape.dense_intermediate, shape.intermediate * shape.experts_per_token) / pool.tensor_parallel
+    per_token = (2 * width + 4 * shape.hidden) * DTYPE_BYTES[pool.dtype]
+    return pool.batch_tokens * per_token / GIB + (LIBRARIES_GIB if not pool.eager else LIBRARIES_GIB / 2)
 
 
 def kv_room_gib(resolved: Resolved, pool: ResolvedPool) -> float:

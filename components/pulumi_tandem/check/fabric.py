@@ -14,6 +14,7 @@ from pulumi_tandem.check.asked import (
     rdma_devices,
 )
 from pulumi_tandem.check.registry import Breach, rule
+from pulumi_tandem.declare import TensorRtLlm
 from pulumi_tandem.estimate.memory import KvCache, kv_bytes
 from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
 
@@ -183,7 +184,7 @@ def efa_rules(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0207",
     severity="warning",
-    title="EKS' own security group is known to have the rules for EFA",
+    title="the security group that EKS made is known to have the rules for EFA",
     story="""The group that EKS makes lets everything in from itself. The rule that lets everything out to itself,
     which EFA needs, came later: clusters that were made before Kubernetes 1.33 may lack it.""",
     source="EKS User Guide, security group requirements (the page of December 2024 has no such rule)",
@@ -208,7 +209,7 @@ def eks_group_is_new(resolved: Resolved) -> Iterator[Breach]:
 
 @rule(
     code="TND0208",
-    title="KV goes from GPU to GPU of one machine only inside one pod",
+    title="from GPU to GPU of one machine, KV goes inside one pod only",
     story="""CUDA's memory handles are opened by processes that share a process namespace. Containers of two pods do
     not: the transfer library falls back to TCP, answers come with 200, and the NVLink that was paid for is idle.
     Machines of one NVLink domain (GB200) use handles of another kind, which do cross pods.""",
@@ -302,7 +303,7 @@ def no_pplx_on_efa(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0213",
     severity="warning",
-    title="NCCL is not tied to one interface where it could use EFA",
+    title="no list of interfaces hides EFA from NCCL",
     story="""A list of interfaces to use, in place of ones to leave out, is said to hide EFA from NCCL in some
     stacks: collectives drop to TCP, 28 times slower by the report's own measurement.""",
     source="awsome-distributed-ai 3.test_cases/pytorch/vllm/dsv3-uccl-nixl manifests",
@@ -419,7 +420,7 @@ def network_is_fast(resolved: Resolved) -> Iterator[Breach]:
     line = declared or (pool.nodes and pool.nodes.instance and pool.nodes.instance.network_gbit_per_s)
     if not line:
         return
-    tokens = math.ceil(workload.prompt_tokens.at(objectives.quantile))
+    tokens = math.ceil(workload.prompts.at(objectives.quantile))
     cache = KvCache(kv_dtype=pool.kv_dtype, dtype=pool.dtype, block_tokens=pool.block_tokens)
     moved = kv_bytes(resolved.architecture, cache, tokens)
     moved_ms = moved * 8 / (line * 1e9 * _LINE_SHARE) * 1e3
@@ -430,6 +431,26 @@ def network_is_fast(resolved: Resolved) -> Iterator[Breach]:
         )
         fix = "use a faster network, kv_dtype='fp8', or serve=... in place of two pools"
         yield Breach(path="transfer.transport", message=message, fix=fix)
+
+
+@rule(
+    code="TND0219",
+    severity="warning",
+    title="the fast network that the cluster has carries KV",
+    story="""TCP works everywhere and is the default. Where machines have InfiniBand, RoCE or EFA, it leaves the
+    fast network idle: a hand-off takes a hundred times as long, and every answer waits for it.""",
+    source="ai-dynamo, disaggregated communication guide (Llama-3.1-8B on EFA: 1 s, over TCP: 98 s)",
+)
+def fast_network_is_used(resolved: Resolved) -> Iterator[Breach]:
+    """transport 'tcp' goes with an ordinary network."""
+    fabric = resolved.cluster.fabric if resolved.cluster else None
+    transport = {"efa": "efa", "infiniband": "rdma", "roce": "rdma"}.get(fabric or "")
+    by_hand = any(pool.connector.backends or isinstance(pool.engine, TensorRtLlm) for pool in resolved.pools)
+    asked = any(rdma_devices(pool) for pool in resolved.pools)  # TND0200 tells of devices that would be idle
+    on_tcp = resolved.disaggregated and resolved.transfer.transport == "tcp" and not resolved.paired_pods
+    if transport and on_tcp and not by_hand and not asked:
+        message = f"the cluster's network is {fabric!r}, and KV is to travel over TCP, a hundred times slower"
+        yield Breach(path="transfer.transport", message=message, fix=f"use Transfer(transport={transport!r})")
 
 
 def _efa_pair(resolved: Resolved) -> list[ResolvedPool]:

@@ -12,6 +12,7 @@ SLEEP_IS_CHECKED = (0, 32)
 MOONCAKE_UNEQUAL = (0, 20)
 SEVERAL_HAND_OVER = (0, 11)
 """Releases before were seen to fail; later ones were not read."""
+METRICS_PATHS = {"vLLM": "/metrics", "TensorRT-LLM": "/prometheus/metrics"}
 _CHANGING = ("--hf-overrides", "--rope-", "--hf-config-path")
 
 
@@ -249,6 +250,28 @@ def one_hands_over(resolved: Resolved) -> Iterator[Breach]:
             )
             path = f"{pool.name}.connector.extra.connectors"
             yield Breach(path=path, message=message, fix="use NixlConnector alone, or a newer vLLM")
+
+
+@rule(
+    code="TND0122",
+    title="metrics are scraped where the engine has them",
+    story="""vLLM has Prometheus metrics at /metrics. TensorRT-LLM answers there with JSON about its iterations, which
+    Prometheus cannot read, and has metrics at /prometheus/metrics once return_perf_metrics is on. A target that is
+    scraped at the wrong place is down, and with it every alert and autoscaler that goes by it.""",
+    source="vLLM 0.32/0.33 /metrics; TensorRT-LLM 1.2 trtllm-serve: /metrics, /prometheus/metrics",
+)
+def metrics_are_there(resolved: Resolved) -> Iterator[Breach]:
+    """metrics_path is the engine's, and TensorRT-LLM's are on."""
+    for pool in resolved.pools:
+        right = METRICS_PATHS[pool.engine_name]
+        if pool.metrics_path is None:
+            continue
+        if pool.metrics_path != right:
+            message = f"{pool.engine_name} has no Prometheus metrics at {pool.metrics_path!r}"
+            yield Breach(path=f"{pool.name}.metrics_path", message=message, fix=f"use {right!r}")
+        elif pool.tensorrt_llm and not pool.tensorrt_llm.perf_metrics:
+            message = f"TensorRT-LLM has nothing at {right!r} unless return_perf_metrics is on"
+            yield Breach(path=f"{pool.name}.engine.perf_metrics", message=message, fix="use perf_metrics=True")
 
 
 def _flags(flags: list[tuple[str, ...]]) -> str:

@@ -19,7 +19,7 @@ _BOTTLEROCKET, _AL2023 = "BOTTLEROCKET", "AL2023"
 
 @rule(
     code="TND0234",
-    title="EKS still has the version of Kubernetes",
+    title="the version of Kubernetes is still kept by EKS",
     story="""EKS keeps a version for 26 months, the last 12 at six times the price. After that no cluster of it can
     be made, and clusters that are left are upgraded by AWS at a time of its choosing. The dates are data of the
     catalog, with the day on which they were looked up.""",
@@ -41,7 +41,7 @@ def version_is_kept(resolved: Resolved) -> Iterator[Breach]:
 
 @rule(
     code="TND0235",
-    title="Dynamic Resource Allocation is there where it is used",
+    title="claims of devices (Dynamic Resource Allocation) are there where they are used",
     story="""Claims of resource.k8s.io/v1 exist from Kubernetes 1.34 on. NVLink between machines is reached through
     a ComputeDomain only, which is such a claim: without it the GPUs of an NVL72 rack see their own machine, and KV
     goes over TCP.""",
