@@ -34,8 +34,9 @@ fix: ## let the formatter and the linter mend what they can
 	@tools/run ruff check --fix .
 	@tools/run ruff format .
 
-bench: ## the gateway against vllm-router on fake engines; aggregated against disaggregated on real ones
+bench: ## the estimator against aiconfigurator; the gateway against vllm-router; aggregated against disaggregated serving
 	@$(BOOTSTRAP)
+	@tools/run python -m benchmarks.estimator
 	@tools/run python -m benchmarks.gateway
 	@tools/run python -m benchmarks.serving
 

@@ -73,3 +73,23 @@ def codes(service: tandem.Service) -> list[str]:
 def fleet(service: tandem.Service) -> Fleet:
     """The service lowered, with no rule asked."""
     return lower(resolve(service))
+
+
+def eks_pair(
+    prefill: dict[str, Any] | None = None,
+    decode: dict[str, Any] | None = None,
+    *,
+    nodes: dict[str, Any] | None = None,
+    cluster: dict[str, Any] | None = None,
+    **changes: Any,
+) -> tandem.Service:
+    """`llama_pair` over EFA on p5.48xlarge machines of EKS; the dictionaries for pools are fields of their pods."""
+    machines = {"instance_type": "p5.48xlarge", "zones": ("us-east-1a",), **(nodes or {})}
+    around = {"provider": "eks", "version": "1.34", "fabric": "efa", "node_pools": (tandem.NodePool(**machines),)}
+    asked = {"resources": {"vpc.amazonaws.com/efa": 4}, "capabilities": ("IPC_LOCK",)}
+    fields: dict[str, Any] = {
+        "transfer": tandem.Transfer(transport="efa"),
+        "cluster": tandem.Cluster(**(around | (cluster or {}))),
+    }
+    pods = [{"pod": tandem.Pod(**(asked | (pod or {})))} for pod in (prefill, decode)]
+    return llama_pair(*pods, **(fields | changes))

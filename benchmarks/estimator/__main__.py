@@ -123,9 +123,7 @@ def table(lines: Sequence[dict[str, Any]], title: str) -> Table:
         if kind and line["group"] != kind:
             result.add_section()
         kind = line["group"]
-        cells = [
-            _percent(line[quantity][key]) for quantity in QUANTITIES for key in ("ours", "peer", "ours_all", "covered")
-        ]
+        cells = [_percent(line[quantity][key]) for quantity in QUANTITIES for key in ("ours", "peer", "ours_all")]
         result.add_row(line["name"], f"{line['peer_rows']}/{line['rows']}", *cells)
     return result
 

@@ -7,20 +7,23 @@ model family and each GPU when it is left out of the fit entirely. Runs in the p
 import argparse
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares  # pyright: ignore[reportMissingImports, reportUnknownVariableType]
 
+from benchmarks.estimator import peer
 from benchmarks.estimator.columns import Array, Columns, Predicted
-from benchmarks.estimator.peer import package
 from benchmarks.estimator.rows import Row, load
 from benchmarks.estimator.split import SALT, draw
-from pulumi_tandem.estimate.constants import fitted
+from pulumi_tandem.estimate.constants import fitted, kind_of
 
 TABLE = Path(__file__).parents[2] / "components/pulumi_tandem/estimate/constants.toml"
 START = Path(__file__).with_name("start.toml")
@@ -84,6 +87,9 @@ def fit(rows: Rows, start: dict[str, Any]) -> dict[str, Any]:
 
     A group of n rows counts like the root of n: rows of one group err together, and one is not to decide for all.
     """
+    # The peer's environment has it; ours needs it nowhere else.
+    from scipy.optimize import least_squares  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+
     paths = list(leaves(start))
     columns = Columns(rows)
     tpot_ms, ttft_ms = (np.array([getattr(row, name) for row in rows]) for name in ("tpot_ms", "ttft_ms"))
@@ -139,22 +145,27 @@ def ratios(rows: Rows, predicted: Predicted) -> Iterable[tuple[Row, float, float
 
 
 def intervals(known: Sequence[Any], unknown: Sequence[Any]) -> dict[str, dict[str, list[float]]]:
-    """Tenth and ninetieth percentile of measured over predicted, by quantity and kind of model."""
-    parts = {
-        "dense": [each for each in known if each[0].decode.setup.shape.experts == 1],
-        "experts": [each for each in known if each[0].decode.setup.shape.experts > 1],
-        "unmeasured": list(unknown),
-    }
+    """Tenth and ninetieth percentile of measured over predicted, by quantity, engine and kind of model.
+
+    Groups count as in the fit, so that sixty rows that err together are not sixty errors.
+    """
     found: dict[str, dict[str, list[float]]] = {}
     for what, (place, counts) in COUNTED.items():
-        found[what] = {}
-        for kind, several in parts.items():
-            counted = [each for each in several if counts(each[0])]
-            # No dense model was measured on two pools with its layout told: it counts like the others.
-            counted = counted or [each for each in known if counts(each[0])]
-            quantiles = np.quantile([each[place] for each in counted], (0.1, 0.9))
-            found[what][kind] = [round(float(each), 2) for each in quantiles]
+        counted = [each for each in known if counts(each[0])]
+        found[what] = {"unmeasured": _tenths([each for each in unknown if counts(each[0])], place)}
+        for setup in dict.fromkeys(kind_of(each[0].decode.setup) for each in known):
+            own = [each for each in counted if kind_of(each[0].decode.setup) == setup]
+            # What was not measured at all, such as dense models on two pools, counts like all that was.
+            found[what][setup] = _tenths(own or counted, place)
     return found
+
+
+def _tenths(several: Sequence[Any], place: int) -> list[float]:
+    members = Counter(_group(each[0]) for each in several)
+    weights = np.array([members[_group(each[0])] ** -0.5 for each in several])
+    ratio = np.array([each[place] for each in several])
+    low, high = np.quantile(ratio, (0.1, 0.9), weights=weights, method="inverted_cdf")
+    return [round(float(low), 2), round(float(high), 2)]
 
 
 def say(name: str, several: Sequence[Any]) -> None:
@@ -189,7 +200,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"writes {TABLE.name}")
     parser.add_argument("--fast", action="store_true", help="the fit alone, without what is left out in turn")
     options = parser.parse_args()
-    root = package()
+    root = peer.package()
     rows, _ = load(root)
     seen = [row for row in rows if not row.held_out]
     start = tomllib.loads(START.read_text("utf-8"))
@@ -225,5 +236,15 @@ def _group(row: Row) -> str:
     return f"{row.family}|{row.gpu}|{row.engine}|{row.parallelism}"
 
 
+def in_the_peers_environment() -> int:
+    """Runs this module there; its exit code."""
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join(str(root / each) for each in (".", "components", "worker"))
+    command = [peer.python(), "-m", "benchmarks.estimator.fit", *sys.argv[1:]]
+    return subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": paths}, check=False).returncode
+
+
 if __name__ == "__main__":
+    if find_spec("scipy") is None:
+        sys.exit(in_the_peers_environment())
     main()

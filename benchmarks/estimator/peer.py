@@ -32,7 +32,7 @@ def python() -> Path:
 
 def package() -> Path:
     """The folder of the installed package with the measured rows."""
-    (found,) = python().parents[1].glob("lib/python*/site-packages/aiconfigurator_core")
+    (found,) = python().parent.parent.glob("lib/python*/site-packages/aiconfigurator_core")
     return found
 
 

@@ -11,6 +11,8 @@ from tests.builders import laptop_pair, laptop_single, llama_pair
 
 LLAMA = "Llama-3.1-8B-Instruct"
 BIG = tandem.Model(name="Llama-3.3-70B-Instruct", path="/models/70b")
+EAGLE = tandem.Speculation(method="eagle3", model="draft", tokens=1)
+DEEPER = tandem.Speculation(method="eagle3", model="draft", tokens=4)
 MIXED = tandem.Vllm(attention_backend="FLASHINFER")
 
 
@@ -62,9 +64,9 @@ BROKEN = [
     ),
     Broken(
         "TND0016",
-        llama_pair(decode={"extra_args": ("--spec-method=mtp",)}),
-        ("llama.decode.extra_args",),
-        "--spec-method mtp",
+        llama_pair(decode={"engine": tandem.Vllm(speculation=EAGLE)}),
+        ("llama.decode.engine.speculation",),
+        "'eagle3 draft' on decode and 'none' on prefill",
     ),
     Broken(
         "TND0017",
@@ -186,6 +188,12 @@ BROKEN = [
         "0.18 GiB",
     ),
     Broken("TND0035", llama_pair({"kv_cache_gib": 70}), ("llama.prefill.kv_cache_gib",), "more than H100's 79.6 GiB"),
+    Broken(
+        "TND0036",
+        llama_pair(prompt_tokens_max=9000),
+        ("llama.prefill.context_tokens", "llama.decode.context_tokens"),
+        "prompts have up to 9000 tokens and the context is 8192",
+    ),
     Broken("TND0040", laptop_pair(transfer=tandem.Transfer(transport="rdma")), ("chat.transfer.transport",), "'rdma'"),
     Broken(
         "TND0041",
@@ -266,8 +274,8 @@ FINE = [
     ("TND0014", llama_pair({"gpu": "H100"}, {"gpu": "B200"}, engine=MIXED)),
     ("TND0014", llama_pair({"gpu": "H100", "engine": MIXED}, {"gpu": "B200"})),
     ("TND0015", llama_pair(engine=tandem.Vllm(hybrid_kv_cache=False))),
-    ("TND0016", llama_pair({"extra_args": ("--spec-method=mtp",)}, {"extra_args": ("--spec-method", "mtp")})),
-    ("TND0016", laptop_single(serve=tandem.Pool(gpu="cpu", extra_args=("--spec-method=ngram",)))),
+    ("TND0016", llama_pair({"engine": tandem.Vllm(speculation=EAGLE)}, {"engine": tandem.Vllm(speculation=DEEPER)})),
+    ("TND0016", llama_pair(decode={"engine": tandem.Vllm(speculation=tandem.Speculation(method="ngram", tokens=3))})),
     (
         "TND0017",
         laptop_pair(prefill=tandem.Pool(gpu="cpu", kv_dtype="fp8"), decode=tandem.Pool(gpu="cpu", kv_dtype="fp8")),
@@ -308,6 +316,7 @@ FINE = [
     ("TND0034", laptop_single(context_tokens=8192, serve=tandem.Pool(gpu="cpu", kv_cache_gib=0.18))),
     ("TND0035", llama_pair({"kv_cache_gib": 60})),
     ("TND0035", laptop_single(serve=tandem.Pool(gpu="cpu", kv_cache_gib=100))),
+    ("TND0036", llama_pair(prompt_tokens_max=8192)),
     ("TND0040", laptop_pair(transfer=tandem.Transfer(transport="shm"))),
     ("TND0040", llama_pair(transfer=tandem.Transfer(transport="rdma"))),
     ("TND0040", laptop_single(transfer=tandem.Transfer(transport="rdma"))),

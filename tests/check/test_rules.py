@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 import pulumi_tandem as tandem
 from pulumi_tandem.check import RULES, accept
 from tests.builders import codes, findings, laptop_pair, laptop_single, llama_pair
-from tests.check.cases import BROKEN, FINE, Broken
+from tests.check import cases, cases_handover, cases_hardware, cases_network, cases_pods, cases_tensorrt
+from tests.check.cases import Broken
+
+ROWS = (cases, cases_handover, cases_hardware, cases_tensorrt, cases_network, cases_pods)
+BROKEN = [row for rows in ROWS for row in rows.BROKEN]
+FINE = [row for rows in ROWS for row in rows.FINE]
 
 
 @pytest.mark.parametrize("row", BROKEN, ids=lambda row: f"{row.code}-{row.service.name}-{row.says[:20]}")
@@ -79,7 +84,7 @@ def test_heads_are_held_against_the_engines_own_arithmetic(prefill: int, decode:
     found = codes(service)
     engine_starts = all(32 % split == 0 and (8 % split == 0 or split % 8 == 0) for split in (prefill, decode))
     assert ("TND0024" in found) == (not engine_starts)
-    assert ("TND0022" in found) == (prefill % decode != 0 and decode % prefill != 0)
+    assert ("TND0022" in found) == (engine_starts and prefill % decode != 0 and decode % prefill != 0)
     assert ("TND0023" in found) == (prefill > decode and prefill > 8)
 
 

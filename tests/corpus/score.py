@@ -31,19 +31,15 @@ from pulumi_tandem.resolve import resolve
 from tests.corpus.translate import Case, LeftOut, translate
 
 SHAPE = (
-    "tensor_parallel",
-    "pipeline_parallel",
-    "data_parallel",
-    "expert_parallel",
-    "gpus_per_worker",
-    "nodes_per_worker",
+    *("tensor_parallel", "pipeline_parallel", "data_parallel", "expert_parallel"),
+    *("gpus_per_worker", "nodes_per_worker"),
 )
 AROUND = ("cluster", "pod", "pods", "transfer", "front_door", "autoscalers", "prefill_per_decode", "token_secret")
 
 LAYERS: dict[str, tuple[str, ...]] = {
     "memory": ("gpu", "memory_fraction", "context_tokens", "kv_cache_gib", "device", "tensor_parallel", "sequences"),
     "parallelism": (*SHAPE, "extra_args"),
-    "quantisation": ("gpu", "dtype", "kv_dtype", "extra_args", *SHAPE),
+    "quantisation": ("gpu", "dtype", "kv_dtype", "engine.attention_backend", "extra_args", *SHAPE),
     "hardware": ("gpu", "dtype", "image", "image_arch", "mig", "device", "workers", *SHAPE, *AROUND),
     "network": (*AROUND, "env", "connector", "extra_args", "workers", "nodes_per_worker", "block_tokens"),
     "aws": (*AROUND, "gpu", "workers", "env"),
@@ -63,6 +59,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "disable_overlap_scheduler": ("engine.overlap_scheduler",),
     "enable_chunked_prefill": ("batch_tokens", "engine.chunked_prefill"),
     "enable_sleep_mode": ("extra_args",),
+    "data_parallel": ("data_parallel", "gpus_per_worker"),
     "engine_version": ("engine.version",),
     "env": ("env",),
     "gpu": ("gpu", "engine.attention_backend"),
@@ -70,7 +67,14 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "hybrid": ("env", "engine.hybrid_kv_cache", "tensor_parallel", "block_tokens", "pipeline_parallel"),
     "hybrid_kv_cache_manager": ("engine.hybrid_kv_cache",),
     "image": ("image", "engine.version"),
-    "kv_cache_dtype": ("kv_dtype",),
+    "calculate_kv_scales": ("extra_args",),
+    "dp_mode": ("extra_args",),
+    "free_gpu_memory_fraction": ("memory_fraction",),
+    "kv_cache_dtype": ("kv_dtype", "engine.attention_backend"),
+    "max_batch_size": ("sequences", "batch_tokens"),
+    "max_beam_width": ("engine.beams",),
+    "max_num_seqs": ("sequences", "batch_tokens"),
+    "rope_override": ("extra_args", "context_tokens"),
     "kv_connector": ("connector", "env.PYTHONHASHSEED"),
     "kv_connector_extra_config": ("connector", "tensor_parallel"),
     "kv_buffer_device": ("connector.buffer_device", "block_tokens"),
@@ -117,6 +121,8 @@ def judge(case: Case) -> Verdict:
         return _verdict(case, "left out", (), str(reason))
     try:
         findings = check(resolve(translation.service()))
+    except KeyError as key:
+        return _verdict(case, "left out", (), f"the case does not say {key}")
     except DeclarationError as error:
         findings = error.findings
     note = f"not translated: {', '.join(translation.unknown)}" if translation.unknown else ""
@@ -125,16 +131,9 @@ def judge(case: Case) -> Verdict:
 
 def _verdict(case: Case, word: str, findings: Iterable[Finding], note: str) -> Verdict:
     told = tuple(findings)
-    marks = tuple(f"{each.code}{'' if each.severity == 'error' else 'w'}" for each in told)
-    return Verdict(
-        case["id"],
-        case["kind"],
-        case["layer"],
-        word,
-        tuple(dict.fromkeys(marks)),
-        tuple(each.path for each in told),
-        note,
-    )
+    marks = dict.fromkeys(f"{each.code}{'' if each.severity == 'error' else 'w'}" for each in told)
+    paths = tuple(each.path for each in told)
+    return Verdict(case["id"], case["kind"], case["layer"], word, tuple(marks), paths, note)
 
 
 def _word(case: Case, findings: tuple[Finding, ...]) -> str:
@@ -204,9 +203,9 @@ def summary(verdicts: list[Verdict]) -> str:
     count = Counter((each.kind, each.verdict) for each in verdicts)
     counted = Counter(each.kind for each in verdicts if each.verdict != "left out")
     other = count["reject", "other reason"] + count["warn", "other reason"]
+    reject, warn = (f"{count[kind, 'caught']}/{counted[kind]} {kind}" for kind in ("reject", "warn"))
     return (
-        f"caught {count['reject', 'caught']}/{counted['reject']} reject, {count['warn', 'caught']}/{counted['warn']} warn, "
-        f"{other} for another reason; false {count['allow', 'hit']}/{counted['allow']} allow"
+        f"caught {reject}, {warn}, {other} for another reason; false {count['allow', 'hit']}/{counted['allow']} allow"
     )
 
 
@@ -219,7 +218,8 @@ def caught_share(verdicts: list[Verdict]) -> float:
 def _table(verdicts: list[Verdict]) -> Iterator[str]:
     for each in verdicts:
         if each.verdict != "left out":
-            yield f"{each.verdict:12} {each.kind:6} {each.layer:14} {each.id:48} {' '.join(each.codes)} {each.note}".rstrip()
+            words = f"{each.verdict:12} {each.kind:6} {each.layer:14} {each.id:48} {' '.join(each.codes)} {each.note}"
+            yield words.rstrip()
     layers = sorted({each.layer for each in verdicts})
     yield ""
     for layer in layers:
@@ -231,7 +231,9 @@ def _table(verdicts: list[Verdict]) -> Iterator[str]:
 
 def main(words: list[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m tests.corpus.score", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.corpus.score", description="How much of a corpus the rules catch."
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("--min-caught", type=float, default=0.0, help="least share of reject and warn cases caught")
     parser.add_argument("--max-false", type=int, default=None, help="most allow cases that may be hit")

@@ -26,7 +26,7 @@ SGLANG = frozenset({
 """Settings that only SGLang has: a case with one of them is about an engine that Tandem does not know."""
 
 VLLM_OF_DYNAMO = (((1, 5), "0.23.0"), ((99,), "0.31.0"))
-"""Upper bounds of Dynamo's releases and the vLLM in their runtime, as far as it was read: 1.3.1 has 0.23, 1.6.1 0.31."""
+"""Upper bounds of Dynamo's releases and the vLLM in their runtime, as far as read: 1.3.1 has 0.23, 1.6.1 0.31."""
 NEWEST = {"vllm": "0.33.0", "tensorrt-llm": "1.2.1"}
 CONTEXT_TOKENS = 8_192
 """A context that nobody declared is taken as one that fits: the corpus holds that all else follows good defaults."""
@@ -46,8 +46,8 @@ POOL_FIELDS = {
     "gpus_per_worker": "gpus_per_worker", "image": "image", "image_arch": "image_arch", "kv_cache_dtype": "kv_dtype",
     "max_batch_size": "sequences", "max_model_len": "context_tokens", "max_num_batched_tokens": "batch_tokens",
     "max_num_seqs": "sequences", "max_num_tokens": "batch_tokens", "max_seq_len": "context_tokens",
-    "model_revision": "model_revision", "nodes_per_worker": "nodes_per_worker", "pipeline_parallel": "pipeline_parallel",
-    "replicas": "workers", "tensor_parallel": "tensor_parallel",
+    "model_revision": "model_revision", "nodes_per_worker": "nodes_per_worker",
+    "pipeline_parallel": "pipeline_parallel", "replicas": "workers", "tensor_parallel": "tensor_parallel",
 }  # fmt: skip
 """Key of a role: field of the pool that says the same."""
 
@@ -59,10 +59,7 @@ FLAGS = {
     "kv_events.endpoint": "--kv-events-config.endpoint",
 }  # fmt: skip
 """Key of a role: flag of vLLM, which a user passes by hand."""
-BALANCERS = {
-    "hybrid-lb": "--data-parallel-hybrid-lb",
-    "multi-port-external-lb": "--data-parallel-multi-port-external-lb",
-}
+BALANCERS = {name: f"--data-parallel-{name}" for name in ("hybrid-lb", "multi-port-external-lb")}
 
 QUANTISATIONS = {
     "awq": {"weights": "int4"},
@@ -110,6 +107,12 @@ def _leave_out(case: Case) -> None:
     images = [str(role.get("image")) for role in roles]
     if mark or any("sglang" in image for image in images):
         raise LeftOut(f"an engine that Tandem does not know: SGLang ({', '.join(mark) or images[0]})")
+    for role in roles:
+        gpu = str(role.get("gpu")).partition("-MIG-")[0]
+        if GPUS.get(gpu, gpu) not in catalog.names("gpus"):
+            raise LeftOut(f"a GPU that the catalog does not have: {gpu}")
+    if reason := translate_cluster.left_out(case):
+        raise LeftOut(reason)
     for product, reason in PRODUCTS.items():
         if any(product in _flat(part) or product in part for part in (*roles, case.get("cluster") or {})):
             raise LeftOut(reason)
@@ -135,8 +138,8 @@ def _service(case: Case, roles: dict[str, Case]) -> tandem.Service:
         **({"transfer": tandem.Transfer(**transfer)} if transfer else {}),
         **around,
     }
-    pools = {role: _pool(case, role, roles) for role in roles}
-    return tandem.Service(**fields, **pools)
+    fields |= {role: _pool(case, role, roles) for role in roles}
+    return tandem.Service(**fields)
 
 
 def _fields(noun: Any) -> dict[str, Any]:
@@ -247,7 +250,8 @@ def _pool(case: Case, role: str, roles: dict[str, Case]) -> tandem.Pool:
     elif engine_of(case) == "tensorrt-llm":
         fields["engine"] = _tensorrt_llm(case, keys)
     fields["env"] = _env(case, keys)
-    return tandem.Pool(**fields, **translate_cluster.pod_parts(case, role))
+    fields |= translate_cluster.pod_parts(case, role)
+    return tandem.Pool(**fields)
 
 
 def engine_of(case: Case) -> str:
@@ -264,8 +268,16 @@ def _version(case: Case, keys: Case) -> str:
         return next(vllm for bound, vllm in VLLM_OF_DYNAMO if catalog.version(release) < bound)
     if text.startswith("0.2x"):
         return "0.29.0"
-    known = not product and catalog.version(text) > (0, 6) and "/" not in text
-    return text if known else NEWEST[kind]
+    return _nearest_release(kind, "" if product else text)
+
+
+def _nearest_release(kind: Any, text: str) -> str:
+    """The release as written where the catalog knows it; else the newest known that is not newer, else the newest."""
+    try:
+        return catalog.engine(kind, text).version
+    except catalog.UnknownName as error:
+        older = [each for each in error.known if (0, 6) < catalog.version(each) <= (*catalog.version(text), 0)]
+        return older[-1] if older and catalog.version(text) else NEWEST[kind]
 
 
 def _vllm(case: Case, keys: Case) -> dict[str, Any]:
@@ -377,6 +389,8 @@ def _env(case: Case, keys: Case) -> dict[str, str]:
     nixl = str(keys.get("kv_connector", "")).startswith("Nixl") and case["engine"] == "vllm"
     if nixl and "side_channel_host" not in injects:
         env.setdefault(SIDE_CHANNEL, "localhost")
+    if "engine_ready_timeout_s" in keys:
+        env["VLLM_ENGINE_READY_TIMEOUT_S"] = str(keys["engine_ready_timeout_s"])
     return env
 
 

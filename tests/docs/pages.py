@@ -17,7 +17,20 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import PydanticUndefined
 
 from pulumi_tandem import check, declare
-from pulumi_tandem.declare import architecture, auto, connector, engine, model, pool, service, workload
+from pulumi_tandem.declare import (
+    architecture,
+    auto,
+    cluster,
+    connector,
+    door,
+    engine,
+    model,
+    nodes,
+    pod,
+    pool,
+    service,
+    workload,
+)
 from pulumi_tandem.declare.noun import Noun
 from tandem_worker.agent.decide import Exit
 from tandem_worker.agent.endpoints import Reading
@@ -59,6 +72,16 @@ GROUPS = {
     "009": "Numbers, kernels and images",
     "010": "TensorRT-LLM",
     "011": "What does not go with a hand-over",
+    "012": "Other connectors",
+    "020": "Fabric: EFA, RDMA, NVLink",
+    "021": "What else KV meets on its way",
+    "022": "Machines",
+    "023": "Capacity, versions and machine images",
+    "024": "Taints, plugins, memory and permissions of pods",
+    "025": "Disks, tokens, probes and grace periods",
+    "026": "Autoscaling",
+    "027": "Roll-out",
+    "028": "The front door and ports",
     "030": "Load, objectives and plans",
 }
 """Heading by the code's first three digits; a rule outside of them needs a new row."""
@@ -113,6 +136,24 @@ NOUNS: tuple[tuple[type[Noun], ModuleType], ...] = (
     (declare.Connector, connector),
     (declare.Limits, service),
     (declare.Grace, service),
+    (declare.Cluster, cluster),
+    (declare.SecurityGroup, cluster),
+    (declare.NetworkPolicy, cluster),
+    (declare.DevicePlugin, cluster),
+    (declare.GpuOperator, cluster),
+    (declare.NodePool, nodes),
+    (declare.Capacity, nodes),
+    (declare.PlacementGroup, nodes),
+    (declare.NetworkInterface, nodes),
+    (declare.Taint, nodes),
+    (declare.Toleration, nodes),
+    (declare.Pod, pod),
+    (declare.Probe, pod),
+    (declare.RollingUpdate, pod),
+    (declare.Autoscaler, pod),
+    (declare.Ratio, door),
+    (declare.FrontDoor, door),
+    (declare.TokenSecret, door),
 )
 
 

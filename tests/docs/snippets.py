@@ -2,6 +2,7 @@
 
 What a Python block is for stands after the language:
 
+    calculation  plain Python; it runs, and prints something
     declaration  a declaration, with or without its component; must pass every rule and construct
     wrong        a declaration with errors; a block `text findings` after it holds the whole report
     program      a Pulumi program; must construct under mocks

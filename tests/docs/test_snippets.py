@@ -17,7 +17,7 @@ from tandem_worker.gateway.request import ANY_WORKER, GENERATING, NOT_SERVED
 from tests.docs.pages import ROOT, documents
 from tests.docs.snippets import Block, anchors, blocks, commands, links, unresolved
 
-PURPOSES = {"declaration", "wrong", "program", "client"}
+PURPOSES = {"calculation", "declaration", "wrong", "program", "client"}
 PULUMI = {"up", "preview", "destroy", "refresh", "stack", "cancel"}
 GATEWAY_PATHS = {"/live", "/health", "/metrics", "/fleet", "/v1/models", *GENERATING, *ANY_WORKER, *NOT_SERVED}
 HARMLESS = {"kill", "umask", "printf", "git", "pip", "cd", "ruff", "pyright"}
@@ -61,6 +61,12 @@ def test_programs_construct():
     for block, kinds in zip(programs, json.loads(answer.stdout), strict=True):
         if "local.Inference(" in block.text:
             assert {"tandem:local:Inference", "pulumi-python:dynamic/local:Proof"} <= set(kinds), block.place
+
+
+@pytest.mark.parametrize("block", blocks("python", "calculation"), ids=named)
+def test_calculations_print_what_they_found(block: Block, capsys: pytest.CaptureFixture[str]):
+    exec(compile(block.text, block.place, "exec"), {})
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.parametrize("block", [*blocks("python", "client"), *blocks("python", "program")], ids=named)

@@ -30,7 +30,14 @@ EVERYTHING: dict[str, Any] = {
     "env": {"VLLM_LOGGING_LEVEL": "DEBUG"},
     "extra_args": ("--seed", "1"),
 }
+EXPERTS = tandem.Model(name="Qwen/Qwen3-30B-A3B", path="/models/qwen")
 SERVICES = {
+    "experts-pair": llama_pair(
+        {"pipeline_parallel": 2, "expert_parallel": True},
+        {"tensor_parallel": 2, "expert_parallel": True},
+        model=EXPERTS,
+        transfer=tandem.Transfer(connector=tandem.Connector(load_failure="recompute", extra={"num_threads": 8})),
+    ),
     "laptop-pair": laptop_pair(),
     "laptop-single": laptop_single(served_names=("smol", "chat"), rollout="in_place"),
     "llama-pair": llama_pair({"workers": 2}, {"workers": 3}),
@@ -47,6 +54,7 @@ SERVICES = {
             tool_call_parser="llama3_json",
             reasoning_parser="deepseek_r1",
             kv_load_failure="recompute",
+            speculation=tandem.Speculation(method="eagle3", model="/models/draft", tokens=3),
         ),
         transfer=tandem.Transfer(transport="rdma", net_devices="mlx5_0:1", progress_delay_us=100),
         limits=tandem.Limits(requests_running_max=7, request_timeout_s=30),

@@ -73,7 +73,8 @@ class Nodes:
     def nodes_max(self) -> int | None:
         """The most machines that the pool can have; None: not known, or without a bound."""
         reserved = self.declared.capacity.nodes if self.declared.capacity else None
-        grown = self.declared.nodes_max if self.declared.nodes_max is not None else self.declared.nodes
+        fixed = self.declared.nodes if self.declared.managed_by == "other" else None
+        grown = self.declared.nodes_max if self.declared.nodes_max is not None else fixed
         return min((bound for bound in (reserved, grown) if bound is not None), default=None)
 
 

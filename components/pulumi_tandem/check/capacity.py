@@ -61,7 +61,7 @@ def same_context(resolved: Resolved) -> Iterator[Breach]:
 def batch_holds_sequences(resolved: Resolved) -> Iterator[Breach]:
     """Batch tokens are at least the sequences."""
     for pool in resolved.pools:
-        if pool.batch_tokens < pool.sequences:
+        if pool.vllm and pool.batch_tokens < pool.sequences:
             message = (
                 f"a batch of {pool.batch_tokens} tokens cannot hold {pool.sequences} sequences; "
                 "the engine would not start"
@@ -140,6 +140,23 @@ def stated_cache_fits(resolved: Resolved) -> Iterator[Breach]:
             )
             fix = "drop kv_cache_gib: memory_fraction leaves KV what the weights do not take"
             yield Breach(path=f"{pool.name}.kv_cache_gib", message=message, fix=fix)
+
+
+@rule(
+    code="TND0036",
+    title="the longest prompt that clients send fits into the context",
+    story="""A prompt that is longer than the context is refused with 400, by the front door or by the engine, whatever
+    capacity was paid for.""",
+    source="vLLM 0.32/0.33: a request is held against max_model_len; TensorRT-LLM: max_seq_len",
+)
+def prompts_fit(resolved: Resolved) -> Iterator[Breach]:
+    """prompt_tokens_max is no more than the context of every pool."""
+    longest = resolved.prompt_tokens_max
+    for pool in resolved.pools:
+        if longest and longest > pool.context_tokens:
+            message = f"prompts have up to {longest} tokens and the context is {pool.context_tokens}; long ones get 400"
+            fix = f"set context_tokens to more than {longest}"
+            yield Breach(path=f"{pool.name}.context_tokens", message=message, fix=fix)
 
 
 def kv_room_gib(resolved: Resolved, pool: ResolvedPool) -> float:

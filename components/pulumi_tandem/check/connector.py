@@ -64,9 +64,7 @@ def same_connector(resolved: Resolved) -> Iterator[Breach]:
     if not two or not all(pool.vllm and pool.connector.name for pool in two):
         return
     if not _protocols(two[0]) & _protocols(two[1]):
-        message = (
-            f"decode uses {two[1].connector.name} and prefill {two[0].connector.name}; the peers refuse each other"
-        )
+        message = f"decode uses {two[1].connector.name} and prefill {two[0].connector.name}; they refuse each other"
         fix = f"use {two[0].connector.name} on both pools"
         yield Breach(path="decode.connector.name", message=message, fix=fix)
 
@@ -83,8 +81,9 @@ def known_connector(resolved: Resolved) -> Iterator[Breach]:
     """Connector names are in the release's register, or have a module path."""
     for pool in resolved.pools:
         name = pool.connector.name
-        ours = name is None or name in CONNECTORS or "kv_connector_module_path" in pool.connector.fields
-        if ours or pool.vllm is None or pool.release_numbers < FIELDS_READ:
+        if name is None or name in CONNECTORS or "kv_connector_module_path" in pool.connector.fields:
+            continue
+        if pool.vllm is None or pool.release_numbers < FIELDS_READ:
             continue
         near = nearest(name, CONNECTORS)
         yield Breach(
@@ -122,7 +121,7 @@ def roles_are_right(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0065",
     severity="warning",
-    title="NIXL pools say which role they have",
+    title="pools with NIXL say which role they have",
     story="""kv_both still works with NIXL and prints a deprecation warning on every worker since 0.23; the engine says
     that it will be removed.""",
     source="vllm#43874; vLLM 0.32/0.33 nixl/connector.py",
@@ -139,7 +138,7 @@ def no_kv_both(resolved: Resolved) -> Iterator[Breach]:
 
 @rule(
     code="TND0066",
-    title="--kv-transfer-config has the keys that the engine knows",
+    title="the keys of --kv-transfer-config are ones that the engine knows",
     story="""The engine refuses a key that it does not know, so that a misspelt one cannot be ignored in silence.
     Manifests of older releases have kv_rank, kv_parallel_size, kv_ip and kv_buffer_size, which are gone.""",
     source=f"{_CONFIG}, class KVTransferConfig: extra='forbid'",
@@ -174,8 +173,8 @@ def read_keys(resolved: Resolved) -> Iterator[Breach]:
         plain = (pool.connector.name or "").startswith("Nixl")
         if not (pool.vllm and plain and pool.release_numbers >= FIELDS_READ):
             continue
-        for key in pool.connector.extra:
-            if key in NIXL_KEYS:
+        for key, value in pool.connector.extra.items():
+            if key in NIXL_KEYS or not value:
                 continue
             near = nearest(key, NIXL_KEYS)
             yield Breach(

@@ -1,7 +1,9 @@
 """Codes 0200 to 0219: whether KV finds its way between the pools over the network that is declared."""
 
+import math
 from collections.abc import Iterator
 
+from pulumi_tandem import catalog
 from pulumi_tandem.check.asked import (
     SIDE_CHANNEL_PORT,
     backends,
@@ -12,12 +14,16 @@ from pulumi_tandem.check.asked import (
     rdma_devices,
 )
 from pulumi_tandem.check.registry import Breach, rule
+from pulumi_tandem.estimate.memory import KvCache, kv_bytes
 from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
 
 _FABRICS_OF = {"efa": {"efa"}, "rdma": {"infiniband", "roce"}}
 """Transport: networks that carry it; the others are carried by any, or need none."""
 _LOCKED_KIB_MIN = 1024 * 1024
 """Less than 1 GiB cannot hold even the provider's receive buffers; engines register all of their KV."""
+_BAD_LIBFABRIC = (1, 21)
+_LINE_SHARE = 0.6
+"""Of the line's speed, as estimate.transfer takes it."""
 _EKS_SELF_EGRESS_SINCE = 33
 """Minor version of Kubernetes from which on EKS' own security group has the rule for EFA."""
 
@@ -26,13 +32,14 @@ _EKS_SELF_EGRESS_SINCE = 33
     code="TND0200",
     title="pods that ask for EFA move KV with NIXL's LIBFABRIC backend",
     story="""NIXL's default backend is UCX, and UCX has no path over EFA: KV goes over TCP, or the two sides find no
-    transport in common when only one of them has LIBFABRIC. The devices are reserved, paid for and idle. No environment
-    variable changes the backend of vLLM's connector; transfer.transport='efa' does, on both sides.""",
+    transport in common when only one of them has LIBFABRIC. The devices are reserved, paid for and idle. No
+    environment variable changes the backend of vLLM's connector; transfer.transport='efa' does, on both sides.""",
     source="vllm-project/vllm#41814; vLLM 0.33 nixl/base_worker.py (backends default to UCX); llm-d RDMA guide",
 )
 def efa_has_libfabric(resolved: Resolved) -> Iterator[Breach]:
     """No pool asks for EFA and moves KV otherwise."""
-    if not resolved.disaggregated:
+    chosen = {backends(resolved, pool) for pool in resolved.pools}
+    if not resolved.disaggregated or len(chosen) > 1:  # TND0068 tells of a pair that differs
         return
     told: set[str] = set()
     for pool in resolved.pools:
@@ -49,14 +56,14 @@ def efa_has_libfabric(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0201",
     title="without EFA, LIBFABRIC moves KV from and to the machine's memory only",
-    story="""Where there is no EFA device, libfabric is left with its TCP provider, which cannot register GPU memory.
-    The engine stops when it registers its KV. With the buffer on the CPU it works, at the speed of TCP.""",
+    story="""Where there is no EFA device, libfabric is left with its TCP provider, which cannot register GPU
+    memory. The engine stops when it registers its KV. With the buffer on the CPU it works, at the speed of TCP.""",
     source="ai-dynamo/dynamo examples/deployments/EKS/manifests/vllm/v1beta1/disagg-tcp.yaml; libfabric fi_tcp(7)",
 )
 def libfabric_without_efa(resolved: Resolved) -> Iterator[Breach]:
     """LIBFABRIC without EFA has a buffer in host memory."""
     for pool in resolved.pools if resolved.disaggregated else ():
-        missing = has_efa(resolved, pool) is False
+        missing = has_efa(resolved, pool) is False and not efa_devices(pool)  # TND0203 tells of devices asked for
         if missing and "LIBFABRIC" in backends(resolved, pool) and pool.connector.buffer_device != "cpu":
             message = (
                 f"{pool.name} moves KV with LIBFABRIC from GPU memory, and its machines have no EFA; what is left "
@@ -70,8 +77,8 @@ def libfabric_without_efa(resolved: Resolved) -> Iterator[Breach]:
     code="TND0202",
     title="the cluster has the network that the transport needs",
     story="""A transport that its network cannot carry is replaced by a slower one, and answers still come with 200.
-    RDMA verbs need InfiniBand or RoCE; EFA is a network of its own, which speaks libfabric and no verbs that UCX could
-    use at speed.""",
+    RDMA verbs need InfiniBand or RoCE; EFA is a network of its own, which speaks libfabric and no verbs that UCX
+    could use at speed.""",
     source="NIXL 1.5.1 and UCX 1.22 transports; AWS EFA documentation",
 )
 def fabric_carries_transport(resolved: Resolved) -> Iterator[Breach]:
@@ -87,10 +94,10 @@ def fabric_carries_transport(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0203",
     title="pods do not ask for more network devices than one of their machines has",
-    story="""Kubernetes places a pod on a machine that has all it asks for. When no machine has, the pod stays Pending
-    for good, with its GPUs unused. EC2 types differ much: 32 EFA devices on a p5.48xlarge, 16 on a p5en.48xlarge and a
-    p6-b300.48xlarge, 8 on a p6-b200.48xlarge, and none below a certain size in the g families.""",
-    source="EC2 DescribeInstanceTypes, NetworkInfo; awsome-distributed-training EFA cheat sheet; sagemaker-hyperpod-cli#390",
+    story="""Kubernetes places a pod on a machine that has all it asks for. When no machine has, the pod stays
+    Pending for good, with its GPUs unused. EC2 types differ much: 32 EFA devices on a p5.48xlarge, 16 on a
+    p5en.48xlarge and a p6-b300.48xlarge, 8 on a p6-b200.48xlarge, and none below a certain size in the g families.""",
+    source="EC2 DescribeInstanceTypes, NetworkInfo; awsome-distributed-training EFA cheat sheet",
 )
 def devices_are_there(resolved: Resolved) -> Iterator[Breach]:
     """EFA and RDMA devices of a pod are at most those of a machine."""
@@ -137,8 +144,8 @@ def efa_in_one_zone(resolved: Resolved) -> Iterator[Breach]:
     code="TND0205",
     severity="warning",
     title="workers that exchange KV over EFA are in one subnet",
-    story="""AWS documented EFA's OS-bypass traffic as limited to one subnet, and not routable. Some subnets of one zone
-    are reported to work; one subnet always does.""",
+    story="""AWS documented EFA's OS-bypass traffic as limited to one subnet, and not routable. Some subnets of one
+    zone are reported to work; one subnet always does.""",
     source="AWS EFA documentation, limitations; devopsacademyau/academy#277",
 )
 def efa_in_one_subnet(resolved: Resolved) -> Iterator[Breach]:
@@ -153,9 +160,9 @@ def efa_in_one_subnet(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0206",
     title="for EFA, the security group lets all traffic in from itself and out to itself",
-    story="""EFA's traffic is checked against rules that name the group; ranges of addresses do not match it, not even
-    0.0.0.0/0. Without both rules the devices are there, and the handshake ends in 'unresponsive receiver' or hangs for
-    minutes.""",
+    story="""EFA's traffic is checked against rules that name the group; ranges of addresses do not match it, not
+    even 0.0.0.0/0. Without both rules the devices are there, and the handshake ends in 'unresponsive receiver' or
+    hangs for minutes.""",
     source="aws/aws-ofi-nccl#663; gardener/gardener-extension-provider-aws#1832",
 )
 def efa_rules(resolved: Resolved) -> Iterator[Breach]:
@@ -177,8 +184,8 @@ def efa_rules(resolved: Resolved) -> Iterator[Breach]:
     code="TND0207",
     severity="warning",
     title="EKS' own security group is known to have the rules for EFA",
-    story="""The group that EKS makes lets everything in from itself. The rule that lets everything out to itself, which
-    EFA needs, came later: clusters that were made before Kubernetes 1.33 may lack it.""",
+    story="""The group that EKS makes lets everything in from itself. The rule that lets everything out to itself,
+    which EFA needs, came later: clusters that were made before Kubernetes 1.33 may lack it.""",
     source="EKS User Guide, security group requirements (the page of December 2024 has no such rule)",
 )
 def eks_group_is_new(resolved: Resolved) -> Iterator[Breach]:
@@ -221,8 +228,8 @@ def cuda_ipc_in_one_pod(resolved: Resolved) -> Iterator[Breach]:
     code="TND0209",
     severity="warning",
     title="on GPUs without NVLink, KV between two of one machine is pushed",
-    story="""Between GPUs that are joined by PCIe only, NIXL's UCX serves remote reads over TCP, while remote writes take
-    the direct path: about half a gigabyte per second against tens. vLLM's connector reads by default.""",
+    story="""Between GPUs that are joined by PCIe only, NIXL's UCX serves remote reads over TCP, while remote writes
+    take the direct path: about half a gigabyte per second against tens. vLLM's connector reads by default.""",
     source="vllm-project/vllm#52607; ai-dynamo/nixl#2208",
 )
 def pcie_is_pushed(resolved: Resolved) -> Iterator[Breach]:
@@ -257,8 +264,8 @@ def nvlink_domains(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0211",
     title="no kernel asks EFA for what only InfiniBand can do",
-    story="""DeepEP's own kernels between machines start transfers from the GPU through mlx5 devices (IBGDA). EFA has no
-    such devices, and the group cannot start.""",
+    story="""DeepEP's own kernels between machines start transfers from the GPU through mlx5 devices (IBGDA). EFA
+    has no such devices, and the group cannot start.""",
     source="vllm-project/vllm#27898; NVSHMEM, NVSHMEM_REMOTE_TRANSPORT",
 )
 def no_ibgda_on_efa(resolved: Resolved) -> Iterator[Breach]:
@@ -277,8 +284,8 @@ def no_ibgda_on_efa(resolved: Resolved) -> Iterator[Breach]:
     code="TND0212",
     severity="warning",
     title="an all-to-all backend works between machines with EFA",
-    story="""vLLM lists pplx among its all-to-all backends between machines; over EFA it is reported to fail at start,
-    and later releases dropped it.""",
+    story="""vLLM lists pplx among its all-to-all backends between machines; over EFA it is reported to fail at
+    start, and later releases dropped it.""",
     source="vllm-project/vllm#27633",
 )
 def no_pplx_on_efa(resolved: Resolved) -> Iterator[Breach]:
@@ -296,8 +303,8 @@ def no_pplx_on_efa(resolved: Resolved) -> Iterator[Breach]:
     code="TND0213",
     severity="warning",
     title="NCCL is not tied to one interface where it could use EFA",
-    story="""A list of interfaces to use, in place of ones to leave out, is said to hide EFA from NCCL in some stacks:
-    collectives drop to TCP, 28 times slower by the report's own measurement.""",
+    story="""A list of interfaces to use, in place of ones to leave out, is said to hide EFA from NCCL in some
+    stacks: collectives drop to TCP, 28 times slower by the report's own measurement.""",
     source="awsome-distributed-ai 3.test_cases/pytorch/vllm/dsv3-uccl-nixl manifests",
 )
 def nccl_finds_efa(resolved: Resolved) -> Iterator[Breach]:
@@ -311,11 +318,30 @@ def nccl_finds_efa(resolved: Resolved) -> Iterator[Breach]:
 
 
 @rule(
+    code="TND0218",
+    severity="warning",
+    title="the image's libfabric is not known to crash with GPU memory",
+    story="""libfabric is part of the image, and not always that of the EFA installer. 1.21 as built from source is
+    reported to initialise and to crash at the first transfer between GPUs.""",
+    source="ofiwg/libfabric#11628",
+)
+def libfabric_is_good(resolved: Resolved) -> Iterator[Breach]:
+    """image_libfabric is not 1.21 where KV goes from GPU memory over EFA."""
+    for pool in resolved.pools:
+        given = pool.pod.image_libfabric or ""
+        from_gpu = pool.connector.buffer_device != "cpu"
+        if catalog.version(given)[:2] == _BAD_LIBFABRIC and from_gpu and over_efa(resolved, pool):
+            message = f"libfabric {given} is reported to crash at the first transfer of GPU memory over EFA"
+            fix = "use the libfabric of a current EFA installer"
+            yield Breach(path=f"{pool.name}.pod.image_libfabric", message=message, fix=fix)
+
+
+@rule(
     code="TND0214",
     title="pods with network devices may lock the memory that they register",
-    story="""Memory that a network card reads by itself must stay where it is. The provider locks its own buffers and
-    all of the engine's KV; under a limit of 64 MiB, a common default, it cannot even post its receive buffers and
-    aborts.""",
+    story="""Memory that a network card reads by itself must stay where it is. The provider locks its own buffers
+    and all of the engine's KV; under a limit of 64 MiB, a common default, it cannot even post its receive buffers
+    and aborts.""",
     source="awslabs/awsome-distributed-ai#647; libfabric fi_efa(7)",
 )
 def memory_can_be_locked(resolved: Resolved) -> Iterator[Breach]:
@@ -332,9 +358,9 @@ def memory_can_be_locked(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0215",
     title="network policies let the workers reach each other",
-    story="""Decode asks prefill's side channel for its memory layout (port 5600 plus the data-parallel rank), and over
-    TCP the data itself goes over further ports. A policy that lets in the HTTP port only leaves everything healthy, and
-    every hand-off times out.""",
+    story="""Decode asks prefill's side channel for its memory layout (port 5600 plus the data-parallel rank), and
+    over TCP the data itself goes over further ports. A policy that lets in the HTTP port only leaves everything
+    healthy, and every hand-off times out.""",
     source="vLLM docs/features/nixl_connector_usage.md; vLLM 0.33 nixl/base_scheduler.py",
 )
 def policy_opens_side_channel(resolved: Resolved) -> Iterator[Breach]:
@@ -346,7 +372,10 @@ def policy_opens_side_channel(resolved: Resolved) -> Iterator[Breach]:
         first = pool.pod.ports.get("side_channel", SIDE_CHANNEL_PORT)
         closed = [port for port in range(first, first + pool.data_parallel) if port not in policy.ingress_ports]
         if closed and not resolved.paired_pods:
-            message = f"only the ports {_list(policy.ingress_ports)} are let in, and {pool.name}'s side channel is {closed[0]}"
+            message = (
+                f"only the ports {_list(policy.ingress_ports)} are let in, and {pool.name}'s "
+                f"side channel is {closed[0]}"
+            )
             fix = "drop add_rules=False, or let the workers reach each other on all ports"
             yield Breach(path="cluster.network_policy", message=f"{message}; every hand-off would time out", fix=fix)
             return
@@ -355,8 +384,8 @@ def policy_opens_side_channel(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0216",
     title="nodes of prefill and decode reach each other on all ports",
-    story="""The side channel and, over TCP, the data use ports beyond the few that node groups open to each other by
-    default. Pods on one node group work; between two they time out.""",
+    story="""The side channel and, over TCP, the data use ports beyond the few that node groups open to each other
+    by default. Pods on one node group work; between two they time out.""",
     source="terraform-aws-modules/terraform-aws-eks#2213; #2513",
 )
 def nodes_reach_each_other(resolved: Resolved) -> Iterator[Breach]:
@@ -369,6 +398,38 @@ def nodes_reach_each_other(resolved: Resolved) -> Iterator[Breach]:
         message = f"nodes reach each other on the ports {_list(group.tcp_ports)} only, and hand-offs use more"
         fix = "let all TCP through between the nodes of both pools"
         yield Breach(path="cluster.security_group.tcp_ports", message=f"{message}; they would time out", fix=fix)
+
+
+@rule(
+    code="TND0217",
+    severity="warning",
+    title="the network moves a prompt's KV within the objective",
+    story="""Decode writes its first token once it holds the prompt's KV, so the transfer is part of the time to
+    first token. Where it alone takes longer than the objective, no number of workers helps: only a faster network,
+    smaller KV, or one engine that does both.""",
+    source="llm-d/llm-d#87 (at least 100 Gb/s); NVIDIA/TensorRT-LLM#9212; pulumi_tandem.estimate.transfer",
+)
+def network_is_fast(resolved: Resolved) -> Iterator[Breach]:
+    """KV of a prompt over the network's speed is less than objectives.ttft_ms."""
+    objectives, workload = resolved.objectives, resolved.workload
+    if not (resolved.disaggregated and objectives and workload) or resolved.paired_pods:
+        return
+    pool = resolved.pool("prefill")
+    declared = resolved.cluster.network_gbit_per_s if resolved.cluster else None
+    line = declared or (pool.nodes and pool.nodes.instance and pool.nodes.instance.network_gbit_per_s)
+    if not line:
+        return
+    tokens = math.ceil(workload.prompt_tokens.at(objectives.quantile))
+    cache = KvCache(kv_dtype=pool.kv_dtype, dtype=pool.dtype, block_tokens=pool.block_tokens)
+    moved = kv_bytes(resolved.architecture, cache, tokens)
+    moved_ms = moved * 8 / (line * 1e9 * _LINE_SHARE) * 1e3
+    if moved_ms > objectives.ttft_ms:
+        message = (
+            f"KV of {tokens} tokens is {moved / 1e9:.1f} GB and takes about {moved_ms / 1e3:.1f} s at {line:g} Gbit/s; "
+            f"the first token is wanted after {objectives.ttft_ms / 1e3:g} s"
+        )
+        fix = "use a faster network, kv_dtype='fp8', or serve=... in place of two pools"
+        yield Breach(path="transfer.transport", message=message, fix=fix)
 
 
 def _efa_pair(resolved: Resolved) -> list[ResolvedPool]:

@@ -19,9 +19,9 @@ _RANKED_PORTS = ("side_channel", "kv_events")
     code="TND0280",
     severity="warning",
     title="the front door waits as long as the service may take",
-    story="""Many proxies count a route's timeout from the first byte of the request to the last of the answer, streams
-    included, and have a default of a minute or less. Long answers end in the middle, with no error that the client could
-    tell from the end.""",
+    story="""Many proxies count a route's timeout from the first byte of the request to the last of the answer,
+    streams included, and have a default of a minute or less. Long answers end in the middle, with no error that the
+    client could tell from the end.""",
     source="defilantech/LLMKube#734; vllm-project/aibrix#1176; Envoy route timeouts",
 )
 def route_outlasts_request(resolved: Resolved) -> Iterator[Breach]:
@@ -34,7 +34,10 @@ def route_outlasts_request(resolved: Resolved) -> Iterator[Breach]:
     longest = resolved.limits.request_timeout_s
     if 0 < limit < longest:
         whose = "by default " if given is None else ""
-        message = f"{door.implementation} ends requests {whose}after {limit:g} s, and the service lets them take {longest:g} s"
+        message = (
+            f"{door.implementation} ends requests {whose}after {limit:g} s, and the service "
+            f"lets them take {longest:g} s"
+        )
         fix = f"use route_timeout_s={longest:g} or 0, or a shorter limits.request_timeout_s"
         yield Breach(path="front_door.route_timeout_s", message=f"{message}; streams would be cut", fix=fix)
 
@@ -43,8 +46,8 @@ def route_outlasts_request(resolved: Resolved) -> Iterator[Breach]:
     code="TND0281",
     severity="warning",
     title="the front door waits for the first token",
-    story="""Nothing is sent to the client until the prompt has been read. A load balancer that closes silent connections
-    takes that for a dead service, and answers 504 while the engine goes on computing.""",
+    story="""Nothing is sent to the client until the prompt has been read. A load balancer that closes silent
+    connections takes that for a dead service, and answers 504 while the engine goes on computing.""",
     source="ELB User Guide, idle timeout; ingress-nginx, proxy-read-timeout",
 )
 def idle_outlasts_prefill(resolved: Resolved) -> Iterator[Breach]:
@@ -56,7 +59,10 @@ def idle_outlasts_prefill(resolved: Resolved) -> Iterator[Breach]:
     limit = _IDLE_TIMEOUT_S.get(door.implementation, 0.0) if given is None else given
     longest = resolved.limits.prefill_timeout_s
     if 0 < limit < longest:
-        message = f"{door.implementation} closes a connection after {limit:g} s of silence, and a prompt may take {longest:g} s"
+        message = (
+            f"{door.implementation} closes a connection after {limit:g} s of silence, and a "
+            f"prompt may take {longest:g} s"
+        )
         fix = f"use idle_timeout_s={longest:g} or more, or a shorter limits.prefill_timeout_s"
         yield Breach(path="front_door.idle_timeout_s", message=message, fix=fix)
 
@@ -65,8 +71,8 @@ def idle_outlasts_prefill(resolved: Resolved) -> Iterator[Breach]:
     code="TND0282",
     severity="warning",
     title="a router that looks for cached prefixes counts in the engines' blocks",
-    story="""Prefixes are found by hashes of whole blocks. A router with another block size computes hashes that no engine
-    has: every prompt looks new, and requests are spread as if there were no cache.""",
+    story="""Prefixes are found by hashes of whole blocks. A router with another block size computes hashes that no
+    engine has: every prompt looks new, and requests are spread as if there were no cache.""",
     source="ai-dynamo/dynamo#7690; llm-d/llm-d#2203",
 )
 def router_counts_blocks(resolved: Resolved) -> Iterator[Breach]:
@@ -74,7 +80,10 @@ def router_counts_blocks(resolved: Resolved) -> Iterator[Breach]:
     blocks = resolved.front_door.block_tokens if resolved.front_door else None
     for pool in resolved.pools if blocks else ():
         if pool.block_tokens != blocks and (pool.phase == "prefill" or not resolved.disaggregated):
-            message = f"the router counts in blocks of {blocks} tokens and {pool.name} in {pool.block_tokens}; it finds no prefix"
+            message = (
+                f"the router counts in blocks of {blocks} tokens and {pool.name} in "
+                f"{pool.block_tokens}; it finds no prefix"
+            )
             yield Breach(path="front_door.block_tokens", message=message, fix=f"use {pool.block_tokens}")
 
 
@@ -82,8 +91,8 @@ def router_counts_blocks(resolved: Resolved) -> Iterator[Breach]:
     code="TND0283",
     severity="warning",
     title="the front door can send to several ports of a pod",
-    story="""Engines with a port for each data-parallel rank are several backends at one address. Istio up to 1.28 is
-    reported to configure its proxies wrongly for pools of several ports: requests reach the wrong rank.""",
+    story="""Engines with a port for each data-parallel rank are several backends at one address. Istio up to 1.28
+    is reported to configure its proxies wrongly for pools of several ports: requests reach the wrong rank.""",
     source="istio/istio#57638",
 )
 def several_ports(resolved: Resolved) -> Iterator[Breach]:
@@ -101,9 +110,10 @@ def several_ports(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0284",
     title="ports of one machine or pod are taken once",
-    story="""Containers of a pod share its network, and pods on the machine's network share that. vLLM takes one port per
-    data-parallel rank for its side channel and its KV events, counted up from the first: 5605 is the side channel of rank
-    5. Whoever binds second stops, or, with one of two servers gone, the pod looks healthy and half works.""",
+    story="""Containers of a pod share its network, and pods on the machine's network share that. vLLM takes one
+    port per data-parallel rank for its side channel and its KV events, counted up from the first: 5605 is the side
+    channel of rank 5. Whoever binds second stops, or, with one of two servers gone, the pod looks healthy and half
+    works.""",
     source="kaito-project/kaito#2027; vLLM 0.33 nixl/base_scheduler.py; bind(2): EADDRINUSE",
 )
 def ports_differ(resolved: Resolved) -> Iterator[Breach]:
@@ -145,8 +155,8 @@ def _first_clash(pool: ResolvedPool, takers: dict[int, tuple[str, str]]) -> tupl
 @rule(
     code="TND0285",
     title="ranks of one pod do not open one telemetry port",
-    story="""Every rank of an engine opens NIXL's Prometheus exporter at the port of NIXL_TELEMETRY_PROMETHEUS_PORT. The first
-    gets it, and the others stop the engine while it starts.""",
+    story="""Every rank of an engine opens NIXL's Prometheus exporter at the port of NIXL_TELEMETRY_PROMETHEUS_PORT.
+    The first gets it, and the others stop the engine while it starts.""",
     source="ai-dynamo/dynamo#14284; NIXL 1.5.1 telemetry",
 )
 def telemetry_port(resolved: Resolved) -> Iterator[Breach]:

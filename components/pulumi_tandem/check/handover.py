@@ -1,4 +1,4 @@
-"""Codes 0110 to 0119: flags and modes that do not go together with a hand-over of KV."""
+"""Codes 0110 to 0129: flags and modes that do not go together with a hand-over of KV."""
 
 from collections.abc import Iterator
 
@@ -9,18 +9,22 @@ from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
 SLEEP_WITH_NIXL = (0, 33)
 """First vLLM whose NIXL connector can sleep, in pull mode over UCX only."""
 SLEEP_IS_CHECKED = (0, 32)
+MOONCAKE_UNEQUAL = (0, 20)
+SEVERAL_HAND_OVER = (0, 11)
+"""Releases before were seen to fail; later ones were not read."""
+_CHANGING = ("--hf-overrides", "--rope-", "--hf-config-path")
 
 
 @rule(
     code="TND0110",
-    title="LMCache's pair has equal tensor parallelism",
+    title="a pair with LMCache has equal tensor parallelism",
     story="""Its disaggregated mode sends from rank to rank of the same number. With another split on the other side the
     ranks that have no partner wait.""",
     source="LMCache PD mode with LMCacheConnectorV1; LMCache discussion of unequal TP",
 )
 def lmcache_ranks(resolved: Resolved) -> Iterator[Breach]:
     """Tensor parallelism is equal with LMCache."""
-    two = _by(resolved, "LMCache")
+    two = _named(resolved, "LMCache")
     if two and two[0].tensor_parallel != two[1].tensor_parallel:
         message = (
             f"decode is split over {two[1].tensor_parallel} GPUs and prefill over {two[0].tensor_parallel}; LMCache "
@@ -34,13 +38,13 @@ def lmcache_ranks(resolved: Resolved) -> Iterator[Breach]:
     code="TND0111",
     severity="warning",
     title="processes that find KV by a hash compute the same hash",
-    story="""LMCache names chunks by Python's hash, which is random in every process unless PYTHONHASHSEED is set. Decode
-    then never finds what prefill stored, and the buffer fills up.""",
+    story="""LMCache names chunks by Python's hash, which is random in every process unless PYTHONHASHSEED is set.
+    Decode then never finds what prefill stored, and the buffer fills up.""",
     source="LMCache docs: PYTHONHASHSEED",
 )
 def one_hash_seed(resolved: Resolved) -> Iterator[Breach]:
     """PYTHONHASHSEED is set, alike, on both pools with LMCache."""
-    two = _by(resolved, "LMCache")
+    two = _named(resolved, "LMCache")
     if not two:
         return
     seeds = [dict(pool.env).get("PYTHONHASHSEED") for pool in two]
@@ -76,9 +80,9 @@ def sleep_is_supported(resolved: Resolved) -> Iterator[Breach]:
     code="TND0113",
     severity="warning",
     title="both-way transfer of sliding windows has equal tensor parallelism",
-    story="""With bidirectional_kv_xfer prefill reads from decode too. On a model with sliding windows and unequal tensor
-    parallelism the decode worker is reported to crash while it loads the other side's description, again after each
-    restart; equal ones work.""",
+    story="""With bidirectional_kv_xfer prefill reads from decode too. On a model with sliding windows and unequal
+    tensor parallelism the decode worker is reported to crash while it loads the other side's description, again after
+    each restart; equal ones work.""",
     source="vllm#50765 (open, August 2026); vllm#37333",
 )
 def both_ways(resolved: Resolved) -> Iterator[Breach]:
@@ -88,8 +92,8 @@ def both_ways(resolved: Resolved) -> Iterator[Breach]:
         return
     if any(pool.connector.extra.get("bidirectional_kv_xfer") for pool in two):
         message = (
-            f"decode is split over {two[1].tensor_parallel} GPUs and prefill over {two[0].tensor_parallel}, with KV moved "
-            "both ways on a model with sliding windows; decode is reported to crash at the handshake"
+            f"decode is split over {two[1].tensor_parallel} GPUs and prefill over {two[0].tensor_parallel}, with KV "
+            "moved both ways on a model with sliding windows; decode is reported to crash at the handshake"
         )
         fix = "use equal tensor_parallel, or drop bidirectional_kv_xfer"
         yield Breach(path="decode.tensor_parallel", message=message, fix=fix)
@@ -97,9 +101,9 @@ def both_ways(resolved: Resolved) -> Iterator[Breach]:
 
 @rule(
     code="TND0114",
-    title="KV moves both ways in pull mode, on both pools",
-    story="""With bidirectional_kv_xfer decode keeps a conversation's KV for prefill to read at the next turn. Both sides
-    take part, and only the pull protocol has it.""",
+    title="transfer both ways is in pull mode, on both pools",
+    story="""With bidirectional_kv_xfer decode keeps a conversation's KV for prefill to read at the next turn. Both
+    sides take part, and only the pull protocol has it.""",
     source="vLLM 0.32/0.33 .../nixl: bidirectional_kv_xfer",
 )
 def both_take_part(resolved: Resolved) -> Iterator[Breach]:
@@ -120,7 +124,7 @@ def both_take_part(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0115",
     severity="warning",
-    title="DSpark speculation is not combined with a hand-over on Hopper",
+    title="speculation with DSpark is not combined with a hand-over on Hopper",
     story="""Its layers add KV that NIXL's handshake does not map with FlashAttention 3; the report is open.""",
     source="vllm#48221 (open)",
 )
@@ -168,6 +172,93 @@ def handshake_compares(resolved: Resolved) -> Iterator[Breach]:
             message = "the handshake's comparison is off; mismatches would become wrong answers"
             path = f"{pool.name}.connector.extra.enforce_handshake_compat"
             yield Breach(path=path, message=message, fix="take it out")
+
+
+@rule(
+    code="TND0118",
+    title="both pools change the model's numbers in the same way",
+    story="""--hf-overrides and its like stretch positions or replace other parts of the model's configuration. KV that
+    was computed with one set of positions and is read with another gives fluent, wrong answers; nothing compares
+    them.""",
+    source="vLLM 0.32/0.33 engine/arg_utils.py hf_overrides; not in compute_nixl_compatibility_hash",
+)
+def same_overrides(resolved: Resolved) -> Iterator[Breach]:
+    """Flags that change the model's configuration are equal on the pair."""
+    two = pair(resolved)
+    if not two or any(pool.context_tokens > resolved.architecture.positions_max for pool in two):
+        return  # with TND0030, the pool without them would not start at all
+    prefill, decode = (sorted(f for f in split_flags(pool.extra_args) if f[0].startswith(_CHANGING)) for pool in two)
+    if prefill != decode:
+        message = f"decode has {_flags(decode)} and prefill {_flags(prefill)}; KV of one would be wrong for the other"
+        yield Breach(path="decode.extra_args", message=message, fix="give both pools the same of these flags")
+
+
+@rule(
+    code="TND0119",
+    title="a TensorRT-LLM server has its pool's role",
+    story="""A context server reads prompts and a generation server writes answers. Two of one kind register with the
+    orchestrator, which then waits for the other.""",
+    source="TensorRT-LLM 1.2 trtllm-serve --server_role",
+)
+def server_roles(resolved: Resolved) -> Iterator[Breach]:
+    """server_role is CONTEXT on prefill and GENERATION on decode."""
+    right = {"prefill": "CONTEXT", "decode": "GENERATION"}
+    for pool in pair(resolved) or ():
+        given = pool.tensorrt_llm.server_role if pool.tensorrt_llm else None
+        if given not in (None, right[pool.name]):
+            message = f"{pool.name} is declared {given!r}; the orchestrator would wait for a {right[pool.name]} server"
+            yield Breach(path=f"{pool.name}.engine.server_role", message=message, fix=f"write {right[pool.name]!r}")
+
+
+@rule(
+    code="TND0120",
+    title="a pair with an early Mooncake has equal tensor parallelism",
+    story="""MooncakeConnector raised for unequal tensor parallelism until it learnt to plan such transfers; since then
+    one must divide the other, as with NIXL.""",
+    source="vllm#36869 (merged for 0.20): NotImplementedError before; mooncake_connector.py _get_tp_ratio",
+)
+def mooncake_ranks(resolved: Resolved) -> Iterator[Breach]:
+    """Tensor parallelism is equal with Mooncake before 0.20, and divides from then on."""
+    two = _named(resolved, "MooncakeConnector")
+    if not two:
+        return
+    prefill, decode = two[0].tensor_parallel, two[1].tensor_parallel
+    old = two[1].release_numbers < MOONCAKE_UNEQUAL and prefill != decode
+    if old or max(prefill, decode) % min(prefill, decode):
+        message = (
+            f"decode is split over {decode} GPUs and prefill over {prefill}, which Mooncake cannot transfer between"
+        )
+        fix = f"use tensor_parallel={prefill} on both"
+        yield Breach(path="decode.tensor_parallel", message=message, fix=fix)
+
+
+@rule(
+    code="TND0121",
+    title="one connector of several hands KV over",
+    story="""A MultiConnector gives a request's transfer parameters to all of its parts. With LMCache as another part,
+    decode did not find NIXL's engine id in them, and hand-offs failed.""",
+    source="vllm#20609 (0.9), vllm#20613",
+)
+def one_hands_over(resolved: Resolved) -> Iterator[Breach]:
+    """Early MultiConnectors do not hold NIXL and LMCache together."""
+    for pool in pair(resolved) or ():
+        both = pool.vllm and pool.moves_kv_by("Nixl") and pool.moves_kv_by("LMCache")
+        if both and pool.release_numbers < SEVERAL_HAND_OVER:
+            message = (
+                f"NIXL and LMCache together in vLLM {pool.engine.version} lose the other engine's id; hand-offs fail"
+            )
+            path = f"{pool.name}.connector.extra.connectors"
+            yield Breach(path=path, message=message, fix="use NixlConnector alone, or a newer vLLM")
+
+
+def _flags(flags: list[tuple[str, ...]]) -> str:
+    return " ".join(word for flag in flags for word in flag) or "none"
+
+
+def _named(resolved: Resolved, family: str) -> tuple[ResolvedPool, ResolvedPool] | None:
+    """The pair, where that connector itself, and not a part of another, moves its KV."""
+    two = _by(resolved, family)
+    return two if two and all((pool.connector.name or "").startswith(family) for pool in two) else None
 
 
 def _by(resolved: Resolved, family: str) -> tuple[ResolvedPool, ResolvedPool] | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pulumi_tandem import catalog
 from pulumi_tandem.check.registry import Breach, rule
 from pulumi_tandem.declare import Architecture
-from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
+from pulumi_tandem.resolve import BACKENDS, Resolved, ResolvedPool, split_flags
 
 VLLM_NEEDS = {"fp8": 75, "int8": 75, "int4": 75, "nvfp4": 75, "mxfp4": 80}
 """Smallest compute capability that vLLM has kernels for, by the type of the weights; below the native one they are
@@ -16,6 +16,8 @@ VLLM_NEEDED = {"mxfp4": ((0, 10, 2), 90), "nvfp4": ((0, 9, 2), 100)}
 (vllm#22259, after 0.10.1's Hopper-only ones) and NVFP4 (vllm#18312)."""
 TENSORRT_NEEDS = {"fp8": 89, "int8": 80, "int4": 80, "nvfp4": 100, "mxfp4": 90}
 """Source: TensorRT-LLM 1.2 support matrix, hardware against precision."""
+BACKENDS_READ = (0, 32)
+"""First vLLM whose attention backends were read."""
 NATIVE = {"fp8": 89, "nvfp4": 100, "mxfp8": 100, "int8": 75, "bfloat16": 0}
 """Compute capability from which activations of a type are computed with as they are."""
 
@@ -23,8 +25,8 @@ NATIVE = {"fp8": 89, "nvfp4": 100, "mxfp8": 100, "int8": 75, "bfloat16": 0}
 @rule(
     code="TND0090",
     title="the GPU computes in the dtype",
-    story="""bfloat16 came with compute capability 8.0. A T4 or V100 has float16 only, and the engine refuses the dtype at
-    start.""",
+    story="""bfloat16 came with compute capability 8.0. A T4 or V100 has float16 only, and the engine refuses the
+    dtype at start.""",
     source="vLLM 0.32/0.33 platforms/cuda.py check_if_supports_dtype",
 )
 def dtype_exists(resolved: Resolved) -> Iterator[Breach]:
@@ -32,8 +34,8 @@ def dtype_exists(resolved: Resolved) -> Iterator[Breach]:
     for pool in resolved.pools:
         if pool.dtype == "bfloat16" and 0 < pool.gpu.compute_capability < 80:
             message = (
-                f"{pool.gpu.name} (compute capability {_capability(pool)}) has no bfloat16, which needs 8.0; the engine "
-                "would not start"
+                f"{pool.gpu.name} (compute capability {_capability(pool)}) has no bfloat16, which needs 8.0; the "
+                "engine would not start"
             )
             yield Breach(path=f"{pool.name}.dtype", message=message, fix="set dtype='float16' on the model")
 
@@ -65,8 +67,8 @@ def kernels_exist(resolved: Resolved) -> Iterator[Breach]:
     code="TND0092",
     severity="warning",
     title="the GPU computes in the checkpoint's numbers",
-    story="""Where the hardware lacks them, weights are unpacked to 16 bits before every product: the memory is saved, the
-    speed is that of 16 bits or less. A plan made from the data sheet of the format is then wrong.""",
+    story="""Where the hardware lacks them, weights are unpacked to 16 bits before every product: the memory is saved,
+    the speed is that of 16 bits or less. A plan made from the data sheet of the format is then wrong.""",
     source="vLLM 0.33 quantization: Marlin kernels below the native capability",
 )
 def numbers_are_native(resolved: Resolved) -> Iterator[Breach]:
@@ -88,9 +90,9 @@ def numbers_are_native(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0093",
     title="blocks of FP8 scales are not cut by tensor parallelism",
-    story="""In checkpoints like DeepSeek's, 128 x 128 weights share a scale. Each GPU's part of a matrix must hold whole
-    blocks: 1536 wide experts split over 8 are 192, one and a half. Experts that stay whole (expert parallelism) are not
-    cut.""",
+    story="""In checkpoints like DeepSeek's, 128 x 128 weights share a scale. Each GPU's part of a matrix must hold
+    whole blocks: 1536 wide experts split over 8 are 192, one and a half. Experts that stay whole (expert parallelism)
+    are not cut.""",
     source="vLLM 0.32/0.33 quantization/fp8.py, fp8_utils.py validate_fp8_block_shape; sglang has the same check",
 )
 def scales_are_whole(resolved: Resolved) -> Iterator[Breach]:
@@ -116,9 +118,9 @@ def scales_are_whole(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0094",
     title="the KV type exists for the model and the GPU",
-    story="""KV in NVFP4 needs Blackwell and is not there for latent attention; the _ds_mla types are for latent attention
-    only. FP8 in FLASH_ATTN needs compute capability 9.0: on older GPUs the engine changes to FLASHINFER, unless the
-    backend is named.""",
+    story="""KV in NVFP4 needs Blackwell and is not there for latent attention; the _ds_mla types are for latent
+    attention only. FP8 in FLASH_ATTN needs compute capability 9.0: on older GPUs the engine changes to FLASHINFER,
+    unless the backend is named.""",
     source="vLLM 0.32/0.33 v1/attention/backends, platforms/cuda.py",
 )
 def kv_type_exists(resolved: Resolved) -> Iterator[Breach]:
@@ -136,9 +138,6 @@ def kv_type_exists(resolved: Resolved) -> Iterator[Breach]:
             ),
             f"{kv} needs compute capability 8.0 and {pool.gpu.name} has {_capability(pool)}": (
                 kv.startswith("fp8") and capability < 80
-            ),
-            f"{kv} with FLASH_ATTN needs compute capability 9.0 and {pool.gpu.name} has {_capability(pool)}": (
-                kv.startswith("fp8") and 80 <= capability < 90 and pool.attention_backend == "FLASH_ATTN"
             ),
         }
         for reason, holds in reasons.items():
@@ -184,8 +183,8 @@ def image_runs(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0097",
     title="both pools run one engine image",
-    story="""The engine's version is in the handshake, down to its patch and build. Two tags of one image are two versions;
-    a pool that is upgraded alone stops exchanging KV with the other.""",
+    story="""The engine's version is in the handshake, down to its patch and build. Two tags of one image are two
+    versions; a pool that is upgraded alone stops exchanging KV with the other.""",
     source="vLLM 0.32/0.33 .../nixl/metadata.py compute_nixl_compatibility_hash: vllm_version",
 )
 def same_image(resolved: Resolved) -> Iterator[Breach]:
@@ -202,8 +201,8 @@ def same_image(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0098",
     title="the image has the engine's version",
-    story="""Every rule here goes by the declared version. An image with another one is another engine, with other rules,
-    and its handshake says so.""",
+    story="""Every rule here goes by the declared version. An image with another one is another engine, with other
+    rules, and its handshake says so.""",
     source="vLLM's image tags: vllm/vllm-openai:vVERSION",
 )
 def image_is_the_version(resolved: Resolved) -> Iterator[Breach]:
@@ -215,6 +214,33 @@ def image_is_the_version(resolved: Resolved) -> Iterator[Breach]:
         if catalog.version(tag) != pool.release_numbers:
             message = f"the image is {pool.image!r} and the declared vLLM is {pool.engine.version}"
             yield Breach(path=f"{pool.name}.image", message=message, fix=f"use {name}:v{pool.engine.version}")
+
+
+@rule(
+    code="TND0099",
+    title="a named attention backend is one for the model, the GPU and the KV type",
+    story="""A backend that is left to the engine is one that fits. A named one is taken at its word: on another
+    generation of GPUs, with a KV type that it does not have, or for a model with latent attention where it has none,
+    the engine says that the selected backend is not valid, and stops.""",
+    source="vLLM 0.32 v1/attention/backends: supported_kv_cache_dtypes, supports_compute_capability, is_mla",
+)
+def backend_fits(resolved: Resolved) -> Iterator[Breach]:
+    """Attention backends that are named can be had."""
+    latent = resolved.architecture.latent_dim > 0
+    for pool in resolved.pools:
+        name = pool.vllm.attention_backend if pool.vllm else None
+        backend = BACKENDS.get(name or "")
+        if backend is None or pool.on_cpu or pool.release_numbers < BACKENDS_READ:
+            continue
+        if backend.latent != latent:
+            why = f"{resolved.model_name} has {'' if latent else 'no '}latent attention"
+        elif not backend.takes(pool.gpu, pool.kv_dtype):
+            why = f"it does not take KV of type {pool.kv_dtype} on {pool.gpu.name}"
+        else:
+            continue
+        message = f"the attention backend {name} is not valid here: {why}; the engine would not start"
+        fix = "name none where both pools have one kind of GPU, or one that both can have"
+        yield Breach(path=f"{pool.name}.engine.attention_backend", message=message, fix=fix)
 
 
 def _needed(pool: ResolvedPool, weights: str) -> int:

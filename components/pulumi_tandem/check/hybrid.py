@@ -98,8 +98,8 @@ def state_layout(resolved: Resolved) -> Iterator[Breach]:
     code="TND0073",
     severity="warning",
     title="models with states have the same tensor parallelism on both pools",
-    story="""vLLM maps states between unequal tensor parallelism since 0.20 and tests some families so, while its table of
-    supported features still asks for equal ones. Try it with your model before users do.""",
+    story="""vLLM maps states between unequal tensor parallelism since 0.20 and tests some families so, while its
+    table of supported features still asks for equal ones. Try it with your model before users do.""",
     source="vllm#37635, vllm#45019; vLLM docs, NIXL connector compatibility",
 )
 def unequal_states(resolved: Resolved) -> Iterator[Breach]:
@@ -110,8 +110,8 @@ def unequal_states(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0074",
     title="old releases move states between equal tensor parallelism only",
-    story="""Before 0.20 a rank reads the state of the rank of its number; with another split it would be another part of
-    the state.""",
+    story="""Before 0.20 a rank reads the state of the rank of its number; with another split it would be another part
+    of the state.""",
     source="vllm#36687: homogeneous TP only",
 )
 def unequal_states_before(resolved: Resolved) -> Iterator[Breach]:
@@ -131,18 +131,18 @@ def equal_blocks(resolved: Resolved) -> Iterator[Breach]:
     two = vllm_pair(resolved)
     if not two or two[0].block_tokens == two[1].block_tokens or two[1].block_tokens % two[0].block_tokens:
         return
+    host = any(pool.connector.buffer_device == "cpu" for pool in two) and not two[1].on_cpu
     kinds = bool(resolved.architecture.sliding_layers or resolved.architecture.state_layers)
     reasons = {
         "the model has several kinds of layers, which are managed apart": kinds and two[1].hybrid_kv_cache,
-        "KV is buffered in host memory": any(pool.connector.buffer_device == "cpu" for pool in two)
-        and not two[1].on_cpu,
+        "KV is buffered in host memory": host,
         f"vLLM {two[1].engine.version} cannot remap them": two[1].release_numbers < UNEQUAL_BLOCKS,
     }
     for reason, holds in reasons.items():
         if holds:
             message = (
-                f"a block is {two[1].block_tokens} tokens on decode and {two[0].block_tokens} on prefill, and {reason}; "
-                "the first hand-off would fail"
+                f"a block is {two[1].block_tokens} tokens on decode and {two[0].block_tokens} on prefill, and "
+                f"{reason}; the first hand-off would fail"
             )
             fix = f"set block_tokens={two[0].block_tokens} on both"
             yield Breach(path="decode.block_tokens", message=message, fix=fix)
@@ -151,7 +151,7 @@ def equal_blocks(resolved: Resolved) -> Iterator[Breach]:
 
 @rule(
     code="TND0076",
-    title="KV lies so that decode can take its heads out of it",
+    title="blocks of KV lie so that decode can take heads out of them",
     story="""Where the pools are split over different numbers of GPUs, a rank reads some heads of a block. They must lie
     together (HND, which NIXL chooses by itself); in the NHD layout they do not. Two layouts on the two sides do not
     match at all.""",
@@ -183,9 +183,9 @@ def layout_is_cut(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0077",
     title="the release can read across this pair of tensor parallelisms",
-    story="""Early releases of the NIXL connector took decode with at least prefill's tensor parallelism only, and until
-    0.24 asserted block lengths that do not hold where a pool has more GPUs than the model KV heads. KV in NVFP4 cannot be cut by
-    heads at all.""",
+    story="""Early releases of the NIXL connector took decode with at least prefill's tensor parallelism only, and
+    until 0.24 asserted block lengths that do not hold where a pool has more GPUs than the model KV heads. KV in NVFP4
+    cannot be cut by heads at all.""",
     source=f"vllm#27274, vllm#43523, vllm#45330; {_WORKER}: NVFP4 KV needs equal heads per rank",
 )
 def ratio_of_release(resolved: Resolved) -> Iterator[Breach]:
@@ -196,6 +196,9 @@ def ratio_of_release(resolved: Resolved) -> Iterator[Breach]:
     prefill, decode = two
     heads = resolved.architecture.kv_heads
     latent = resolved.architecture.latent_dim > 0
+    split = sorted((prefill.tensor_parallel, decode.tensor_parallel))
+    if split[1] % split[0] or (decode.tensor_parallel < prefill.tensor_parallel > heads and not latent):
+        return  # TND0022 and TND0023 tell of it, whatever the release
     per_rank = [max(1, heads // pool.tensor_parallel) for pool in two]
     replicated = per_rank[0] * prefill.tensor_parallel != per_rank[1] * decode.tensor_parallel
     beyond = replicated and not latent and UNEQUAL_FROM <= decode.release_numbers < REPLICATED_DECODE
@@ -203,7 +206,7 @@ def ratio_of_release(resolved: Resolved) -> Iterator[Breach]:
         f"vLLM {decode.engine.version} takes no decode that is split less than prefill": (
             prefill.tensor_parallel > decode.tensor_parallel and decode.release_numbers < PREFILL_LARGER
         ),
-        f"vLLM {decode.engine.version} takes no more GPUs than the model's {heads} KV heads where the pools differ": beyond,
+        f"vLLM {decode.engine.version} takes no more GPUs than the model's {heads} KV heads there": beyond,
         "KV in NVFP4 cannot be cut by heads": decode.kv_dtype.startswith("nvfp4") and not latent,
     }
     for reason, holds in reasons.items():
@@ -221,9 +224,9 @@ def ratio_of_release(resolved: Resolved) -> Iterator[Breach]:
     code="TND0078",
     severity="warning",
     title="layers with a window or a state are managed apart",
-    story="""With any KV connector, releases before 0.21 turned the hybrid KV cache manager off unless told otherwise, and
-    later ones do with a connector that cannot move several kinds of layers. Layers with a sliding window then keep the
-    whole context: gpt-oss holds half as many tokens, and no line of the log says why.""",
+    story="""With any KV connector, releases before 0.21 turned the hybrid KV cache manager off unless told otherwise,
+    and later ones do with a connector that cannot move several kinds of layers. Layers with a sliding window then
+    keep the whole context: gpt-oss holds half as many tokens, and no line of the log says why.""",
     source="vllm#42024, vllm#41847 (0.21); vLLM 0.32/0.33 config/vllm.py, SupportsHMA",
 )
 def hybrid_stays_on(resolved: Resolved) -> Iterator[Breach]:

@@ -22,8 +22,8 @@ _SCARCE_FAMILY = "p"
     code="TND0220",
     severity="warning",
     title="instance types are in the catalog",
-    story="""Interfaces, GPUs and memory of a machine are judged by the catalog's row. A type that it does not have is
-    used as it is written, and nothing about it can be checked.""",
+    story="""Interfaces, GPUs and memory of a machine are judged by the catalog's row. A type that it does not have
+    is used as it is written, and nothing about it can be checked.""",
     source="pulumi_tandem.catalog",
 )
 def known_types(resolved: Resolved) -> Iterator[Breach]:
@@ -58,8 +58,8 @@ def known_node_pools(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0222",
     title="machines have the GPU that their pool is planned for",
-    story="""Memory, attention backend and time limits are computed for the declared GPU. On machines with another one
-    the engine does not start, or the pair does not shake hands.""",
+    story="""Memory, attention backend and time limits are computed for the declared GPU. On machines with another
+    one the engine does not start, or the pair does not shake hands.""",
     source="EC2 DescribeInstanceTypes, GpuInfo; pulumi_tandem.catalog",
 )
 def right_gpu(resolved: Resolved) -> Iterator[Breach]:
@@ -84,10 +84,10 @@ def right_gpu(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0223",
     title="network interfaces stand where the instance type takes them",
-    story="""EC2 launches a machine only with a layout that its network cards take. The first interface is card 0, device
-    0, and cannot be EFA-only. Card 0 of a p6-b300.48xlarge takes ordinary interfaces only: its 16 EFA devices are on cards
-    1 to 16, at device 0. Layouts that are made by counting cards fail there.""",
-    source="aws/aws-parallelcluster#7143; EC2 DescribeInstanceTypes, NetworkCards; EC2 User Guide, EFA on accelerated instances",
+    story="""EC2 launches a machine only with a layout that its network cards take. The first interface is card 0,
+    device 0, and cannot be EFA-only. Card 0 of a p6-b300.48xlarge takes ordinary interfaces only: its 16 EFA
+    devices are on cards 1 to 16, at device 0. Layouts that are made by counting cards fail there.""",
+    source="aws/aws-parallelcluster#7143; EC2 DescribeInstanceTypes, NetworkCards; EC2 User Guide, EFA",
 )
 def interface_layout(resolved: Resolved) -> Iterator[Breach]:
     """Every interface has a place of its own on a card that takes its kind."""
@@ -175,8 +175,8 @@ def no_public_ip(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0226",
     title="subnets have an address for every interface",
-    story="""Interfaces of the kinds `interface` and `efa` take an address each, `efa-only` takes none, and AWS keeps five of
-    every subnet. A p5.48xlarge with 32 of kind `efa` takes 32 addresses before its first pod.""",
+    story="""Interfaces of the kinds `interface` and `efa` take an address each, `efa-only` takes none, and AWS
+    keeps five of every subnet. A p5.48xlarge with 32 of kind `efa` takes 32 addresses before its first pod.""",
     source="dstackai/dstack#1804; VPC User Guide, subnet sizing",
 )
 def subnets_are_large(resolved: Resolved) -> Iterator[Breach]:
@@ -193,7 +193,10 @@ def subnets_are_large(resolved: Resolved) -> Iterator[Breach]:
             continue
         free = sum(max(0, network.num_addresses - _AWS_ADDRESSES_KEPT) for network in networks)
         if networks and count * taken > free:
-            message = f"{count} machines take {count * taken} addresses, and the subnets have {free}; machines would not launch"
+            message = (
+                f"{count} machines take {count * taken} addresses, and the subnets have {free}; "
+                "machines would not launch"
+            )
             fix = "use a larger range (/20), or efa-only interfaces"
             yield Breach(path=f"{nodes_path(resolved, nodes)}.subnet_cidrs", message=message, fix=fix)
 
@@ -201,8 +204,8 @@ def subnets_are_large(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0227",
     title="machines of a capacity block are in no placement group",
-    story="""Machines of a capacity block stand close together already, and EC2 refuses to launch them into a placement
-    group.""",
+    story="""Machines of a capacity block stand close together already, and EC2 refuses to launch them into a
+    placement group.""",
     source="aws/aws-parallelcluster#6311; EC2 User Guide, Capacity Blocks",
 )
 def no_group_in_block(resolved: Resolved) -> Iterator[Breach]:
@@ -218,8 +221,9 @@ def no_group_in_block(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0228",
     title="a reservation is used in the placement group that it was made in, or in none",
-    story="""Reserved capacity that was not made in a placement group does not stand where the group wants its machines:
-    some launch, the rest end in InsufficientInstanceCapacity, with the reservation half used and wholly paid for.""",
+    story="""Reserved capacity that was not made in a placement group does not stand where the group wants its
+    machines: some launch, the rest end in InsufficientInstanceCapacity, with the reservation half used and wholly
+    paid for.""",
     source="eksctl-io/eksctl#7949; #8220; terraform-aws-modules/terraform-aws-eks#3730",
 )
 def group_of_reservation(resolved: Resolved) -> Iterator[Breach]:
@@ -239,8 +243,8 @@ def group_of_reservation(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0229",
     title="the account's quota holds the machines",
-    story="""EC2 counts the vCPUs of running on-demand machines by family. Beyond the quota machines do not start, and pods
-    stay Pending; raising it takes days. Capacity blocks and spot have quotas of their own.""",
+    story="""EC2 counts the vCPUs of running on-demand machines by family. Beyond the quota machines do not start,
+    and pods stay Pending; raising it takes days. Capacity blocks and spot have quotas of their own.""",
     source="aws-samples/deepseek-using-vllm-on-eks#3; EC2 User Guide, on-demand instance quotas",
 )
 def quota_holds(resolved: Resolved) -> Iterator[Breach]:
@@ -261,8 +265,8 @@ def quota_holds(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0230",
     title="node pools can hold the workers of their pools",
-    story="""Workers beyond what a node pool can grow to stay Pending. A worker of one role alone serves nothing of a pair,
-    so the first missing machine takes the whole service with it.""",
+    story="""Workers beyond what a node pool can grow to stay Pending. A worker of one role alone serves nothing of
+    a pair, so the first missing machine takes the whole service with it.""",
     source="aws/karpenter-provider-aws#8068",
 )
 def workers_have_room(resolved: Resolved) -> Iterator[Breach]:
@@ -280,8 +284,9 @@ def workers_have_room(resolved: Resolved) -> Iterator[Breach]:
     code="TND0231",
     severity="warning",
     title="a managed node group of scarce machines starts empty, or from a reservation",
-    story="""Creating a managed node group waits for its machines. When EC2 has none of the type, the whole group ends as
-    CREATE_FAILED and blocks later updates. A group that starts empty is made at once and grows when there is capacity.""",
+    story="""Creating a managed node group waits for its machines. When EC2 has none of the type, the whole group
+    ends as CREATE_FAILED and blocks later updates. A group that starts empty is made at once and grows when there
+    is capacity.""",
     source="aws/containers-roadmap#2204",
 )
 def scarce_starts_empty(resolved: Resolved) -> Iterator[Breach]:
@@ -301,8 +306,9 @@ def scarce_starts_empty(resolved: Resolved) -> Iterator[Breach]:
     code="TND0232",
     severity="warning",
     title="nobody takes machines away from under running workers to save money",
-    story="""Karpenter's consolidation moves pods together as soon as a machine looks underused, several times a day. A
-    worker takes minutes to load its weights and holds KV of live requests; each move is an outage of its share.""",
+    story="""Karpenter's consolidation moves pods together as soon as a machine looks underused, several times a
+    day. A worker takes minutes to load its weights and holds KV of live requests; each move is an outage of its
+    share.""",
     source="aws/karpenter-provider-aws#6129; Karpenter documentation, disruption",
 )
 def consolidation_waits(resolved: Resolved) -> Iterator[Breach]:
@@ -318,8 +324,8 @@ def consolidation_waits(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0233",
     title="machines are bought in a way that their type is sold in",
-    story="""Not every type can be had in every way: capacity blocks are sold for the P families, and some sizes not as
-    spot. The launch is refused otherwise.""",
+    story="""Not every type can be had in every way: capacity blocks are sold for the P families, and some sizes not
+    as spot. The launch is refused otherwise.""",
     source="EC2 DescribeInstanceTypes, SupportedUsageClasses",
 )
 def capacity_is_sold(resolved: Resolved) -> Iterator[Breach]:

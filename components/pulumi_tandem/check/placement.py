@@ -20,9 +20,9 @@ _BOTTLEROCKET, _AL2023 = "BOTTLEROCKET", "AL2023"
 @rule(
     code="TND0234",
     title="EKS still has the version of Kubernetes",
-    story="""EKS keeps a version for 26 months, the last 12 at six times the price. After that no cluster of it can be made,
-    and clusters that are left are upgraded by AWS at a time of its choosing. The dates are data of the catalog, with the
-    day on which they were looked up.""",
+    story="""EKS keeps a version for 26 months, the last 12 at six times the price. After that no cluster of it can
+    be made, and clusters that are left are upgraded by AWS at a time of its choosing. The dates are data of the
+    catalog, with the day on which they were looked up.""",
     source="Amazon EKS User Guide, Kubernetes release calendar; awslabs/awsome-distributed-ai#1110",
 )
 def version_is_kept(resolved: Resolved) -> Iterator[Breach]:
@@ -32,16 +32,19 @@ def version_is_kept(resolved: Resolved) -> Iterator[Breach]:
         return
     release = catalog.eks_release(cluster.version)
     if release and release.is_over:
-        message = f"Kubernetes {cluster.version} left extended support on {release.extended_until}; no such cluster can be made"
+        message = (
+            f"Kubernetes {cluster.version} left extended support on {release.extended_until}; "
+            "no such cluster can be made"
+        )
         yield Breach(path="cluster.version", message=message, fix="use a version in standard support")
 
 
 @rule(
     code="TND0235",
     title="Dynamic Resource Allocation is there where it is used",
-    story="""Claims of resource.k8s.io/v1 exist from Kubernetes 1.34 on. NVLink between machines is reached through a
-    ComputeDomain only, which is such a claim: without it the GPUs of an NVL72 rack see their own machine, and KV goes
-    over TCP.""",
+    story="""Claims of resource.k8s.io/v1 exist from Kubernetes 1.34 on. NVLink between machines is reached through
+    a ComputeDomain only, which is such a claim: without it the GPUs of an NVL72 rack see their own machine, and KV
+    goes over TCP.""",
     source="Kubernetes 1.34 release notes; NVIDIA DRA driver, ComputeDomains; EKS User Guide, UltraServers",
 )
 def dra_is_there(resolved: Resolved) -> Iterator[Breach]:
@@ -60,8 +63,9 @@ def dra_is_there(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0236",
     title="one thing installs the driver, the toolkit and the device plugin on a machine",
-    story="""Bottlerocket's NVIDIA images bring all three, Amazon Linux 2023's the driver and the toolkit. A GPU operator
-    that installs them again fights with the image: two device plugins register one resource, and GPUs vanish.""",
+    story="""Bottlerocket's NVIDIA images bring all three, Amazon Linux 2023's the driver and the toolkit. A GPU
+    operator that installs them again fights with the image: two device plugins register one resource, and GPUs
+    vanish.""",
     source="awsdocs/amazon-eks-user-guide#1143; bottlerocket-os/bottlerocket#1799; NVIDIA/aicr#2743",
 )
 def one_installer(resolved: Resolved) -> Iterator[Breach]:
@@ -71,7 +75,10 @@ def one_installer(resolved: Resolved) -> Iterator[Breach]:
         has = _brought(nodes)
         doubled = [part for part in has if getattr(operator, part)]
         if doubled:
-            message = f"{nodes.declared.ami_family} brings its own {' and '.join(doubled)}, and the GPU operator installs it again"
+            message = (
+                f"{nodes.declared.ami_family} brings its own {' and '.join(doubled)}, and the GPU "
+                "operator installs it again"
+            )
             fix = f"use GpuOperator({', '.join(f'{part}=False' for part in has)})"
             yield Breach(path=f"cluster.gpu_operator.{doubled[0]}", message=message, fix=fix)
 
@@ -79,9 +86,9 @@ def one_installer(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0237",
     title="something tells Kubernetes of the devices that pods ask for",
-    story="""GPUs and EFA devices exist for Kubernetes once a device plugin (or a DRA driver) has told of them. Amazon
-    Linux 2023's NVIDIA image has none, Bottlerocket's has one for GPUs. The EFA plugin's chart leaves out the machines of
-    EKS Auto Mode. Without a plugin pods stay Pending, and no error says why.""",
+    story="""GPUs and EFA devices exist for Kubernetes once a device plugin (or a DRA driver) has told of them.
+    Amazon Linux 2023's NVIDIA image has none, Bottlerocket's has one for GPUs. The EFA plugin's chart leaves out
+    the machines of EKS Auto Mode. Without a plugin pods stay Pending, and no error says why.""",
     source="aws/eks-charts#1358; NVIDIA/aicr#2743; aws-efa-k8s-device-plugin chart, values.yaml",
 )
 def plugins_are_there(resolved: Resolved) -> Iterator[Breach]:
@@ -111,8 +118,8 @@ def plugins_are_there(resolved: Resolved) -> Iterator[Breach]:
     code="TND0238",
     severity="warning",
     title="machines run an image that is not known to fail on them",
-    story="""Now and then a release of a machine image does not bring up the hardware of some instance type. Releases that
-    are reported so are a table of the catalog.""",
+    story="""Now and then a release of a machine image does not bring up the hardware of some instance type.
+    Releases that are reported so are a table of the catalog.""",
     source="awslabs/amazon-eks-ami#2554",
 )
 def image_is_good(resolved: Resolved) -> Iterator[Breach]:
@@ -131,8 +138,8 @@ def image_is_good(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0239",
     title="the driver runs the CUDA of the image",
-    story="""A driver runs programs of its own major version of CUDA and of older ones. On an older driver the engine stops
-    at its first call: the driver version is insufficient for the CUDA runtime version.""",
+    story="""A driver runs programs of its own major version of CUDA and of older ones. On an older driver the
+    engine stops at its first call: the driver version is insufficient for the CUDA runtime version.""",
     source="NVIDIA CUDA Compatibility guide: 13.x needs driver 580, 12.x needs 525",
 )
 def driver_runs_cuda(resolved: Resolved) -> Iterator[Breach]:
@@ -154,8 +161,8 @@ def driver_runs_cuda(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0240",
     title="pods tolerate the taints of their machines",
-    story="""A toleration matches a taint when key and effect do, and the value too unless its operator is Exists. A pod
-    that misses one taint stays Pending, while the autoscaler may go on adding machines for it.""",
+    story="""A toleration matches a taint when key and effect do, and the value too unless its operator is Exists. A
+    pod that misses one taint stays Pending, while the autoscaler may go on adding machines for it.""",
     source="Kubernetes documentation, taints and tolerations",
 )
 def pods_tolerate(resolved: Resolved) -> Iterator[Breach]:
@@ -172,9 +179,9 @@ def pods_tolerate(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0241",
     title="device plugins run on the machines whose devices pods ask for",
-    story="""Device plugins are pods too. The charts of AWS' EFA plugin and of NVIDIA's plugin with feature discovery
-    tolerate nothing, or one value of one taint: on tainted GPU machines they never start, the resource never shows up, and
-    workers stay Pending although machines are there. Nothing logs an error.""",
+    story="""Device plugins are pods too. The charts of AWS' EFA plugin and of NVIDIA's plugin with feature
+    discovery tolerate nothing, or one value of one taint: on tainted GPU machines they never start, the resource
+    never shows up, and workers stay Pending although machines are there. Nothing logs an error.""",
     source="NVIDIA/k8s-device-plugin#1934; aws-samples/aws-efa-eks#3",
 )
 def plugins_tolerate(resolved: Resolved) -> Iterator[Breach]:

@@ -26,8 +26,8 @@ _RESTRICTED_CAPABILITIES = frozenset({"NET_BIND_SERVICE"})
 @rule(
     code="TND0245",
     title="engines of several ranks have shared memory",
-    story="""Ranks of one pod exchange data through /dev/shm, which the container runtime makes 64 MiB large. NCCL cannot
-    create its segment, and the engine stops while it starts.""",
+    story="""Ranks of one pod exchange data through /dev/shm, which the container runtime makes 64 MiB large. NCCL
+    cannot create its segment, and the engine stops while it starts.""",
     source="vllm-project/production-stack#276; NCCL documentation, shared memory",
 )
 def shared_memory(resolved: Resolved) -> Iterator[Breach]:
@@ -42,27 +42,30 @@ def shared_memory(resolved: Resolved) -> Iterator[Breach]:
     code="TND0246",
     severity="warning",
     title="a pod's memory limit holds its /dev/shm and its processes",
-    story="""/dev/shm is memory, and counts against the pod's limit. A pod that fills it is killed before the volume is
-    full.""",
-    source="llm-d guides/pd-disaggregation patch-prefill.yaml (20 GiB in a limit of 16); Kubernetes, emptyDir medium Memory",
+    story="""What is in /dev/shm is memory, and counts against the pod's limit. A pod that fills it is killed before
+    the volume is full.""",
+    source="llm-d guides/pd-disaggregation (20 GiB in a limit of 16); Kubernetes, emptyDir medium Memory",
 )
 def limit_holds_shm(resolved: Resolved) -> Iterator[Breach]:
     """shm_gib is below memory_gib."""
     for pool in resolved.pools:
         shm, limit = pool.pod.shm_gib, pool.pod.memory_gib
         if shm and limit and shm >= limit:
-            message = f"/dev/shm may take {shm:g} GiB, and the pod {limit:g}; it would be killed before that is full"
+            message = (
+                f"shared memory (/dev/shm) may take {shm:g} GiB, and the pod {limit:g}; it would "
+                "be killed before that is full"
+            )
             yield Breach(
-                path=f"{pool.name}.pod.memory_gib", message=message, fix=f"use more than {shm:g}, or less shm_gib"
+                path=f"{pool.name}.pod.memory_gib", message=message, fix=f"use more than {shm:g}"
             )
 
 
 @rule(
     code="TND0247",
     title="a pod may do in its namespace what it asks for",
-    story="""Pod Security refuses pods when they are created: the Deployment is there, its pods never come. `restricted`
-    takes no added capability but NET_BIND_SERVICE, no root, no path of the machine; `baseline` takes root, but neither
-    IPC_LOCK nor paths of the machine.""",
+    story="""Pod Security refuses pods when they are created: the Deployment is there, its pods never come.
+    `restricted` takes no added capability but NET_BIND_SERVICE, no root, no path of the machine; `baseline` takes
+    root, but neither IPC_LOCK nor paths of the machine.""",
     source="Kubernetes, Pod Security Standards",
 )
 def pods_are_allowed(resolved: Resolved) -> Iterator[Breach]:
@@ -92,9 +95,9 @@ def pods_are_allowed(resolved: Resolved) -> Iterator[Breach]:
     code="TND0248",
     severity="warning",
     title="pods are not privileged, and see no devices that they were not given",
-    story="""A privileged pod has every device of its machine, other pods' GPUs too, and is root there in all but name; EFA
-    and RDMA need the capability IPC_LOCK only. A mounted /dev/infiniband shows an EFA machine's mlx5 devices, where it
-    has any (B200): libraries choose them, find no link, and go over TCP.""",
+    story="""A privileged pod has every device of its machine, other pods' GPUs too, and is root there in all but
+    name; EFA and RDMA need the capability IPC_LOCK only. A mounted /dev/infiniband shows an EFA machine's mlx5
+    devices, where it has any (B200): libraries choose them, find no link, and go over TCP.""",
     source="aws-samples/aws-do-eks#63; EKS User Guide, EFA (IPC_LOCK is enough)",
 )
 def no_more_than_needed(resolved: Resolved) -> Iterator[Breach]:
@@ -115,9 +118,9 @@ def no_more_than_needed(resolved: Resolved) -> Iterator[Breach]:
     code="TND0249",
     severity="warning",
     title="pods with network devices may lock memory",
-    story="""Memory that a network card reads by itself is locked. Whether a pod may lock more than a few MiB without the
-    capability IPC_LOCK depends on how the container runtime was started; where it may not, the engine stops while it
-    registers its KV.""",
+    story="""Memory that a network card reads by itself is locked. Whether a pod may lock more than a few MiB
+    without the capability IPC_LOCK depends on how the container runtime was started; where it may not, the engine
+    stops while it registers its KV.""",
     source="EKS User Guide, EFA; llm-d docs/infrastructure/rdma/README.md",
 )
 def may_lock(resolved: Resolved) -> Iterator[Breach]:
@@ -132,8 +135,8 @@ def may_lock(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0250",
     title="the machine's disk holds the image and the weights",
-    story="""Images and emptyDir volumes lie on the root volume, unless the machine's NVMe disks take their place. The
-    kubelet evicts pods when a tenth is left, in the middle of the download, and the next machine does the same.""",
+    story="""Images and emptyDir volumes lie on the root volume, unless the machine's NVMe disks take their place.
+    The kubelet evicts pods when a tenth is left, in the middle of the download, and the next machine does the same.""",
     source="aws-samples/deepseek-using-vllm-on-eks#11; Kubernetes, node-pressure eviction",
 )
 def disk_holds_weights(resolved: Resolved) -> Iterator[Breach]:
@@ -147,8 +150,8 @@ def disk_holds_weights(resolved: Resolved) -> Iterator[Breach]:
         needed_gb = _OS_GB + (pod.image_gb or 0.0) + weights_gb
         if (pod.image_gb or weights_gb) and needed_gb > disk_gb:
             message = (
-                f"system, image and weights take {needed_gb:.0f} GB, and the kubelet evicts pods beyond {disk_gb:.0f} GB "
-                f"of the {nodes.declared.root_volume_gib:g} GiB root volume"
+                f"system, image and weights take {needed_gb:.0f} GB, and the kubelet evicts pods beyond "
+                f"{disk_gb:.0f} GB of the {nodes.declared.root_volume_gib:g} GiB root volume"
             )
             least = math.ceil(needed_gb * GB / GIB / (1 - _EVICTION_SHARE))
             fix = f"use root_volume_gib={least} or more, nvme_raid0=True, or a claim for the weights"
@@ -158,20 +161,20 @@ def disk_holds_weights(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0251",
     title="weights that several machines read lie on a volume that several machines can have",
-    story="""A ReadWriteOnce claim is attached to one machine. Pods on a second one wait for it for ever, with a Multi-Attach
-    error that is seen in their events only.""",
+    story="""A ReadWriteOnce claim is attached to one machine. Pods on a second one wait for it for ever, with a
+    Multi-Attach error that is seen in their events only.""",
     source="Kubernetes, persistent volumes, access modes; EBS CSI driver",
 )
 def claim_is_shared(resolved: Resolved) -> Iterator[Breach]:
     """No ReadWriteOnce claim where pods are on more than one machine."""
     claimed = [pool for pool in resolved.pools if pool.pod.weights_volume == "ReadWriteOnce"]
-    if claimed and _needs_machines(resolved, claimed) > 1:
+    if claimed and _needs_machines(claimed) > 1:
         message = "pods on several machines share a ReadWriteOnce claim, which one machine has; the others would wait"
         fix = "use 'ReadOnlyMany' or 'ReadWriteMany' (a file system, not a disk), or a folder of each machine"
         yield Breach(path=f"{claimed[0].name}.pod.weights_volume", message=message, fix=fix)
 
 
-def _needs_machines(resolved: Resolved, claimed: list[ResolvedPool]) -> int:
+def _needs_machines(claimed: list[ResolvedPool]) -> int:
     """Machines that the pods of these pools are on at least."""
     named = {pool.pod.node or (pool.nodes and pool.nodes.name) for pool in claimed}
     nodes = claimed[0].nodes
@@ -184,8 +187,8 @@ def _needs_machines(resolved: Resolved, claimed: list[ResolvedPool]) -> int:
 @rule(
     code="TND0252",
     title="a gated model has a token, and the Secret is there",
-    story="""The hub hands gated weights out to accounts that their owner let in. Without a token the download ends in 401,
-    after the machine has been paid for; with a Secret that does not exist the pod is not even started.""",
+    story="""The hub hands gated weights out to accounts that their owner let in. Without a token the download ends
+    in 401, after the machine has been paid for; with a Secret that does not exist the pod is not even started.""",
     source="kubernetes-sigs/gateway-api-inference-extension#139; Hugging Face documentation, gated models",
 )
 def token_is_there(resolved: Resolved) -> Iterator[Breach]:
@@ -205,9 +208,9 @@ def token_is_there(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0253",
     title="a worker is given the time that its weights take",
-    story="""Until an engine has read its weights it answers no probe. A startup probe (or, without one, the liveness probe)
-    that gives up before restarts the container, which begins to read again: for ever. vLLM itself gives up on its ranks
-    after VLLM_ENGINE_READY_TIMEOUT_S, 600 s by default.""",
+    story="""Until an engine has read its weights it answers no probe. A startup probe (or, without one, the
+    liveness probe) that gives up before restarts the container, which begins to read again: for ever. vLLM itself
+    gives up on its ranks after VLLM_ENGINE_READY_TIMEOUT_S, 600 s by default.""",
     source="kserve config/llmisvcconfig/config-llm-decode-template.yaml; vLLM 0.33 envs.py; Kubernetes, probes",
 )
 def time_to_load(resolved: Resolved) -> Iterator[Breach]:
@@ -218,8 +221,8 @@ def time_to_load(resolved: Resolved) -> Iterator[Breach]:
         path, budget_s = min(_start_budgets(resolved, pool), key=lambda each: each[1])
         if load_s > budget_s:
             message = (
-                f"{resolved.weights_bytes / GB:.0f} GB of weights take {load_s:.0f} s at {rate:g} GB/s, and the worker is "
-                f"given up after {budget_s:g} s; it would be restarted for ever"
+                f"{resolved.weights_bytes / GB:.0f} GB of weights take {load_s:.0f} s at {rate:g} GB/s, and the worker "
+                f"is given up after {budget_s:g} s; it would be restarted for ever"
             )
             yield Breach(path=path, message=message, fix=f"allow {math.ceil(load_s * 1.5)} s or more, or load faster")
 
@@ -242,8 +245,8 @@ def _start_budgets(resolved: Resolved, pool: ResolvedPool) -> Iterator[tuple[str
     code="TND0254",
     severity="warning",
     title="one bad answer does not restart a worker",
-    story="""A worker that answers a health check late is busy, not dead: a long prefill step or a pause of the host is
-    enough. A restart costs its requests, its KV, and minutes of loading. Three failures in a row are a sign.""",
+    story="""A worker that answers a health check late is busy, not dead: a long prefill step or a pause of the host
+    is enough. A restart costs its requests, its KV, and minutes of loading. Three failures in a row are a sign.""",
     source="ai-dynamo/dynamo#2124",
 )
 def liveness_is_patient(resolved: Resolved) -> Iterator[Breach]:
@@ -257,9 +260,9 @@ def liveness_is_patient(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0255",
     title="the grace period holds the preStop hook and the drain",
-    story="""Kubernetes kills a pod when terminationGracePeriodSeconds are over, whatever it is doing; the preStop hook's
-    time counts. A drain that is allowed longer is cut off: streams break, and KV that decode was going to read is gone.
-    Kubernetes' own default is 30 s.""",
+    story="""Kubernetes kills a pod when terminationGracePeriodSeconds are over, whatever it is doing; the preStop
+    hook's time counts. A drain that is allowed longer is cut off: streams break, and KV that decode was going to
+    read is gone. Kubernetes' own default is 30 s.""",
     source="llm-d/llm-d#1525; kserve/kserve#5496; Kubernetes, pod lifecycle, termination",
 )
 def grace_holds_drain(resolved: Resolved) -> Iterator[Breach]:
@@ -280,9 +283,9 @@ def grace_holds_drain(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0256",
     title="the pods of one engine over several nodes start together",
-    story="""With LeaderReady a LeaderWorkerSet creates the other pods once the leader is ready. A leader whose engine
-    spans the group is ready once the others have joined: both wait. A group also has one pod for each node of the
-    worker.""",
+    story="""With LeaderReady a LeaderWorkerSet creates the other pods once the leader is ready. A leader whose
+    engine spans the group is ready once the others have joined: both wait. A group also has one pod for each node
+    of the worker.""",
     source="kubernetes-sigs/lws#135; kubernetes-sigs/lws#653",
 )
 def group_starts(resolved: Resolved) -> Iterator[Breach]:

@@ -12,7 +12,8 @@ SHARE_MAX = 1.0
 @rule(
     code="TND0080",
     title="experts are spread only where there are experts",
-    story="""Expert parallelism gives whole experts to GPUs. A dense model has none, and the engine refuses at start.""",
+    story="""Expert parallelism gives whole experts to GPUs. A dense model has none, and the engine refuses at
+    start.""",
     source="vLLM 0.32/0.33 config/model.py: number of experts must be greater than 0",
 )
 def experts_exist(resolved: Resolved) -> Iterator[Breach]:
@@ -39,20 +40,18 @@ def experts_divide(resolved: Resolved) -> Iterator[Breach]:
         if not pool.vllm or not pool.expert_parallel or experts == 1 or experts % sharing == 0 or redundant:
             continue
         field = "data_parallel" if pool.data_parallel > 1 else "tensor_parallel"
-        fits = [n for n in range(1, 129) if experts % n == 0 and n >= 2]
+        fits = ", ".join(str(n) for n in range(2, 129) if experts % n == 0)
         message = f"{experts} experts cannot be dealt out evenly over {sharing} GPUs; the engine would not start"
-        fix = (
-            f"let {', '.join(str(n) for n in fits[:8])}, ... GPUs share them, or add redundant experts (--eplb-config)"
-        )
+        fix = f"let one of {fits} GPUs share them, or add redundant experts (--eplb-config)"
         yield Breach(path=f"{pool.name}.{field}", message=message, fix=fix)
 
 
 @rule(
     code="TND0082",
     title="a worker's GPUs are dealt out evenly over its nodes",
-    story="""Every node of a worker runs as many ranks as the others. --data-parallel-size-local says how many ranks of
-    data parallelism stand on one node; nodes and ranks that do not multiply leave the group waiting for ranks that never
-    come.""",
+    story="""Every node of a worker runs as many ranks as the others. --data-parallel-size-local says how many ranks
+    of data parallelism stand on one node; nodes and ranks that do not multiply leave the group waiting for ranks that
+    never come.""",
     source="vLLM 0.32/0.33 config/parallel.py: nnodes, data_parallel_size_local",
 )
 def nodes_divide(resolved: Resolved) -> Iterator[Breach]:
@@ -65,8 +64,8 @@ def nodes_divide(resolved: Resolved) -> Iterator[Breach]:
         local = _local_ranks(pool)
         if local and local * pool.nodes_per_worker != pool.data_parallel:
             message = (
-                f"{local} ranks on each of {pool.nodes_per_worker} nodes are not {pool.data_parallel}; the engine would "
-                "wait for ranks that never come"
+                f"{local} ranks on each of {pool.nodes_per_worker} nodes are not {pool.data_parallel}; the engine "
+                "would wait for ranks that never come"
             )
             fix = f"use --data-parallel-size-local={max(1, pool.data_parallel // pool.nodes_per_worker)}"
             yield Breach(path=f"{pool.name}.extra_args", message=message, fix=fix)
@@ -75,17 +74,15 @@ def nodes_divide(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0083",
     title="ranks that work together have whole GPUs",
-    story="""A process sees one MIG slice, and slices have no path to each other: the engine cannot form a group of them,
-    and no GPU-to-GPU transfer leaves one.""",
+    story="""A process sees one MIG slice, and slices have no path to each other: the engine cannot form a group of
+    them, and no GPU-to-GPU transfer leaves one.""",
     source="NVIDIA MIG User Guide: no GPU-to-GPU P2P; vLLM 0.33 platforms/cuda.py",
 )
 def no_slices_in_groups(resolved: Resolved) -> Iterator[Breach]:
     """Workers over several GPUs are not made of slices."""
     for pool in resolved.pools:
         if pool.mig and pool.ranks > 1:
-            message = (
-                f"{pool.ranks} ranks cannot work together over MIG slices ({pool.mig}); the engine would not start"
-            )
+            message = f"{pool.ranks} ranks cannot work together over MIG slices ({pool.mig}); it would not start"
             fix = "use whole GPUs, or one slice per worker"
             yield Breach(path=f"{pool.name}.mig", message=message, fix=fix)
 
@@ -93,8 +90,8 @@ def no_slices_in_groups(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0084",
     title="engines on one GPU ask for no more than it has",
-    story="""memory_fraction is a share of the whole card for each engine. Two engines that are pinned to one GPU, or share
-    it by time slicing, add up; whichever starts second finds no memory for its cache.""",
+    story="""memory_fraction is a share of the whole card for each engine. Two engines that are pinned to one GPU, or
+    share it by time slicing, add up; whichever starts second finds no memory for its cache.""",
     source="vLLM 0.32/0.33 v1/worker/gpu_worker.py: free memory against gpu_memory_utilization",
 )
 def shares_add_up(resolved: Resolved) -> Iterator[Breach]:
@@ -130,8 +127,8 @@ def some_is_left(resolved: Resolved) -> Iterator[Breach]:
     for pool in resolved.pools:
         if pool.vllm and not pool.on_cpu and pool.memory_fraction > 0.95:
             message = (
-                f"{pool.memory_fraction:g} of {pool.gpu.name}'s {pool.gpu.memory_gib:g} GiB leaves nothing to the driver, "
-                "graphs and communication buffers; expect out-of-memory at start or under load"
+                f"{pool.memory_fraction:g} of {pool.gpu.name}'s {pool.gpu.memory_gib:g} GiB leaves nothing to the "
+                "driver, graphs and communication buffers; expect out-of-memory at start or under load"
             )
             yield Breach(path=f"{pool.name}.memory_fraction", message=message, fix="stay at or below 0.95")
 
@@ -139,8 +136,8 @@ def some_is_left(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0086",
     title="early releases have as much KV on decode as on prefill",
-    story="""The first releases of the NIXL connector asserted that decode has at least as many blocks as prefill, so that
-    a smaller memory fraction on decode broke the first hand-off.""",
+    story="""The first releases of the NIXL connector asserted that decode has at least as many blocks as prefill, so
+    that a smaller memory fraction on decode broke the first hand-off.""",
     source="vllm#19338: assert self.num_blocks >= nixl_agent_meta.num_blocks (0.9)",
 )
 def blocks_do_not_shrink(resolved: Resolved) -> Iterator[Breach]:

@@ -15,8 +15,8 @@ _ENOUGH = 10_000
 @rule(
     code="TND0260",
     title="one autoscaler moves a pool",
-    story="""Two autoscalers on one workload undo each other's decisions. KEDA makes a HorizontalPodAutoscaler of its own for
-    each ScaledObject, and its webhook refuses a workload that has one already.""",
+    story="""Two autoscalers on one workload undo each other's decisions. KEDA makes a HorizontalPodAutoscaler of
+    its own for each ScaledObject, and its webhook refuses a workload that has one already.""",
     source="kserve/kserve#5196; KEDA admission webhook",
 )
 def one_autoscaler(resolved: Resolved) -> Iterator[Breach]:
@@ -31,8 +31,8 @@ def one_autoscaler(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0261",
     title="bounds of autoscaling leave room for the ratio",
-    story="""Autoscaling keeps the number of prefill workers per decode worker within bounds. Where no two counts within
-    the pools' own bounds have such a ratio, one of the bounds is broken at all times.""",
+    story="""Autoscaling keeps the number of prefill workers per decode worker within bounds. Where no two counts
+    within the pools' own bounds have such a ratio, one of the bounds is broken at all times.""",
     source="volcano-sh/kthena#917",
 )
 def ratio_is_reachable(resolved: Resolved) -> Iterator[Breach]:
@@ -62,15 +62,15 @@ def _prefill_fits(ratio: Ratio, decode: int, least: int, most: int | None) -> bo
     code="TND0262",
     severity="warning",
     title="what an autoscaler owns is not written by others",
-    story="""A count that is declared and applied again takes back what the autoscaler decided: workers vanish under load
-    after each update, or come back at night.""",
+    story="""A count that is declared and applied again takes back what the autoscaler decided: workers vanish under
+    load after each update, or come back at night.""",
     source="kedacore/keda#5572; Pulumi, ignoreChanges",
 )
 def workers_have_one_owner(resolved: Resolved) -> Iterator[Breach]:
     """owns_workers holds where there is an autoscaler."""
     for pool in resolved.pools:
         if any(not each.owns_workers for each in pool.autoscalers):
-            message = f"every update would set the pool back to {pool.workers} workers, whatever the autoscaler decided"
+            message = f"the pool would go back to {pool.workers} workers at every update, whatever was decided"
             yield Breach(path=f"{pool.name}.autoscalers", message=message, fix="drop owns_workers=False")
 
 
@@ -78,8 +78,8 @@ def workers_have_one_owner(resolved: Resolved) -> Iterator[Breach]:
     code="TND0263",
     severity="warning",
     title="all autoscalers together fit the machines",
-    story="""When both pools grow to their most, GPUs run out, and whichever comes second stays Pending: often the role that
-    was short. What one pool can take from the other is decided by chance.""",
+    story="""When both pools grow to their most, GPUs run out, and whichever comes second stays Pending: often the
+    role that was short. What one pool can take from the other is decided by chance.""",
     source="pulumi_tandem.check",
 )
 def maxima_fit(resolved: Resolved) -> Iterator[Breach]:
@@ -98,8 +98,8 @@ def maxima_fit(resolved: Resolved) -> Iterator[Breach]:
     code="TND0264",
     severity="warning",
     title="both roles go to zero together, or neither does",
-    story="""With one role at zero the other serves whole requests by itself, or none. Requests come back with 200 and
-    without disaggregation, or fail while the first worker of the role loads for minutes.""",
+    story="""With one role at zero the other serves whole requests by itself, or none. Requests come back with 200
+    and without disaggregation, or fail while the first worker of the role loads for minutes.""",
     source="pulumi_tandem.check; KEDA, minReplicaCount",
 )
 def zero_together(resolved: Resolved) -> Iterator[Breach]:
@@ -128,9 +128,9 @@ def bounds_in_order(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0270",
     title="a rolling update can take its first step",
-    story="""A Deployment starts new pods beyond its count (surge) or stops old ones first (unavailable). With neither it is
-    refused. With surge alone it needs GPUs that nobody has: where all are taken, the new pod stays Pending, no old one is
-    stopped, and the update hangs until somebody looks.""",
+    story="""A Deployment starts new pods beyond its count (surge) or stops old ones first (unavailable). With
+    neither it is refused. With surge alone it needs GPUs that nobody has: where all are taken, the new pod stays
+    Pending, no old one is stopped, and the update hangs until somebody looks.""",
     source="Kubernetes, Deployment rolling update; llm-d/llm-d#499",
 )
 def update_can_start(resolved: Resolved) -> Iterator[Breach]:
@@ -157,18 +157,17 @@ def update_can_start(resolved: Resolved) -> Iterator[Breach]:
     code="TND0271",
     severity="warning",
     title="workers of two versions are not paired while an update is under way",
-    story="""Rolling updates of two roles go at their own speed, so old and new workers are there at once. Engines of two
-    versions, or with any setting of the handshake changed, refuse each other: those requests fail, or run without
-    disaggregation, for as long as the update takes. Tandem's generations never pair an old worker with a new one.""",
+    story="""Rolling updates of two roles go at their own speed, so old and new workers are there at once. Engines
+    of two versions, or with any setting of the handshake changed, refuse each other: those requests fail, or run
+    without disaggregation, for as long as the update takes. Tandem's generations never pair an old worker with a
+    new one.""",
     source="llm-d/llm-d#499; kserve/kserve#6218; vLLM 0.33 nixl/metadata.py compute_nixl_compatibility_hash",
 )
 def updates_are_paired(resolved: Resolved) -> Iterator[Breach]:
     """Rolling updates of a pair go with pairing by revision."""
-    rolling = [pool for pool in resolved.pools if pool.pod.rolling_update]
-    unpaired = [pool for pool in rolling if pool.pod.rolling_update and not pool.pod.rolling_update.pairs_revisions]
-    several = any(pool.workers > 1 for pool in rolling)
-    surges = any(pool.pod.rolling_update and pool.pod.rolling_update.max_surge for pool in rolling)
-    if resolved.disaggregated and len(unpaired) == len(resolved.pools) and several and surges:
+    updates = [(pool, pool.pod.rolling_update) for pool in resolved.pools]
+    unpaired = [pool for pool, update in updates if update and not update.pairs_revisions]
+    if resolved.disaggregated and len(unpaired) == len(resolved.pools):
         message = "both roles are updated pod by pod, and nothing keeps old workers from being paired with new ones"
         fix = "drop rolling_update (generations), or use a router that pairs equal revisions"
         yield Breach(path=f"{unpaired[0].name}.pod.rolling_update", message=message, fix=fix)
@@ -178,8 +177,8 @@ def updates_are_paired(resolved: Resolved) -> Iterator[Breach]:
     code="TND0272",
     severity="warning",
     title="generations have room beside each other",
-    story="""A new generation starts and proves itself while the old one serves. Without GPUs for both its pods stay Pending
-    and the update fails; the old generation goes on serving.""",
+    story="""A new generation starts and proves itself while the old one serves. Without GPUs for both its pods stay
+    Pending and the update fails; the old generation goes on serving.""",
     source="pulumi_tandem.declare.service, Service.rollout",
 )
 def generations_have_room(resolved: Resolved) -> Iterator[Breach]:
@@ -198,8 +197,8 @@ def generations_have_room(resolved: Resolved) -> Iterator[Breach]:
     code="TND0273",
     severity="warning",
     title="a disruption budget lets machines be emptied",
-    story="""A budget that keeps as many pods as there are never lets one go. Draining a machine, upgrading a node group and
-    Karpenter all wait for it, until somebody deletes the pod by hand.""",
+    story="""A budget that keeps as many pods as there are never lets one go. Draining a machine, upgrading a node
+    group and Karpenter all wait for it, until somebody deletes the pod by hand.""",
     source="Kubernetes, disruptions, PodDisruptionBudget",
 )
 def budget_lets_go(resolved: Resolved) -> Iterator[Breach]:

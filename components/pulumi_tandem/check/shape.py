@@ -65,7 +65,8 @@ def parallel_ratio(resolved: Resolved) -> Iterator[Breach]:
     if not two:
         return
     prefill, decode = two[0].tensor_parallel, two[1].tensor_parallel
-    if max(prefill, decode) % min(prefill, decode):
+    starts = all(deals_out(resolved, pool) for pool in two)
+    if max(prefill, decode) % min(prefill, decode) and starts:
         message = (
             f"decode is split over {decode} GPUs and prefill over {prefill}; neither divides the other, "
             "and the first hand-off would fail an assertion"
@@ -106,15 +107,12 @@ def replicated_prefill(resolved: Resolved) -> Iterator[Breach]:
 )
 def heads_divide(resolved: Resolved) -> Iterator[Breach]:
     """Heads are divisible by the tensor parallelism of every pool."""
-    attention = resolved.architecture.attention_heads
-    kv = 1 if resolved.architecture.latent_dim else resolved.architecture.kv_heads
+    attention, kv = resolved.architecture.attention_heads, _cached_heads(resolved)
     for pool in resolved.pools:
-        if (engine := pool.tensorrt_llm) and engine.attention_data_parallel:
-            continue  # attention is not split
         split = pool.tensor_parallel
-        fits = [n for n in range(1, attention + 1) if attention % n == 0 and (kv % n == 0 or n % kv == 0)]
-        if split in fits:
+        if deals_out(resolved, pool):
             continue
+        fits = [n for n in range(1, attention + 1) if attention % n == 0 and (kv % n == 0 or n % kv == 0)]
         what = f"{attention} attention heads" if attention % split else f"{kv} KV heads"
         message = f"{what} cannot be dealt out evenly over {split} GPUs; the engine would not start"
         yield Breach(
@@ -147,7 +145,8 @@ def enough_gpus(resolved: Resolved) -> Iterator[Breach]:
     code="TND0026",
     severity="warning",
     title="a worker uses all of its GPUs",
-    story="""GPUs beyond what the parallelism takes are reserved for the worker, and idle: nobody else can have them.""",
+    story="""GPUs beyond what the parallelism takes are reserved for the worker, and idle: nobody else can have
+    them.""",
     source="pulumi_tandem.check",
 )
 def no_idle_gpus(resolved: Resolved) -> Iterator[Breach]:
@@ -200,3 +199,15 @@ def parallelism(pool: ResolvedPool) -> str:
     return " x ".join(f"{field} {getattr(pool, field)}" for field in fields if getattr(pool, field) > 1) or (
         "tensor_parallel 1"
     )
+
+
+def deals_out(resolved: Resolved, pool: ResolvedPool) -> bool:
+    """Whether heads can be dealt out evenly over the GPUs of a worker; data parallelism of attention splits none."""
+    if (engine := pool.tensorrt_llm) and engine.attention_data_parallel:
+        return True
+    split, kv = pool.tensor_parallel, _cached_heads(resolved)
+    return resolved.architecture.attention_heads % split == 0 and (kv % split == 0 or split % kv == 0)
+
+
+def _cached_heads(resolved: Resolved) -> int:
+    return 1 if resolved.architecture.latent_dim else resolved.architecture.kv_heads

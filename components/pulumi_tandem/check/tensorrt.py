@@ -54,8 +54,8 @@ def same_transceiver(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0102",
     title="the transceiver's buffer holds whole blocks",
-    story="""The buffer is carved into KV blocks; a size in tokens that is no multiple of tokens_per_block is an assertion
-    while the executor is built.""",
+    story="""The buffer is carved into KV blocks; a size in tokens that is no multiple of tokens_per_block is an
+    assertion while the executor is built.""",
     source="TensorRT-LLM 1.2 cpp/tensorrt_llm/batch_manager/cacheTransBuffer.cpp",
 )
 def buffer_holds_blocks(resolved: Resolved) -> Iterator[Breach]:
@@ -64,7 +64,7 @@ def buffer_holds_blocks(resolved: Resolved) -> Iterator[Breach]:
         buffer = engine.max_tokens_in_buffer
         if buffer and buffer % pool.block_tokens:
             message = (
-                f"{buffer} tokens in the buffer are no multiple of a block's {pool.block_tokens}; it would not start"
+                f"{buffer} tokens in the buffer are no multiple of a block of {pool.block_tokens}; it dies at start"
             )
             fix = f"use {-(-buffer // pool.block_tokens) * pool.block_tokens}"
             yield Breach(path=f"{pool.name}.engine.max_tokens_in_buffer", message=message, fix=fix)
@@ -109,8 +109,8 @@ def no_overlap_on_context(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0105",
     title="a prompt fits into one step where it is not read in chunks",
-    story="""Without chunked prefill a prompt is read in one step of at most max_num_tokens. A longer one, the template's
-    tokens included, brings the context server down.""",
+    story="""Without chunked prefill a prompt is read in one step of at most max_num_tokens. A longer one, the
+    template's tokens included, brings the context server down.""",
     source="TensorRT-LLM 1.2 docs: max_num_tokens, enable_chunked_prefill",
 )
 def prompt_fits_step(resolved: Resolved) -> Iterator[Breach]:
@@ -129,7 +129,8 @@ def prompt_fits_step(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0106",
     title="both servers speculate in the same way, or neither does",
-    story="""Draft layers are part of the cache's state, which the two servers compare before they exchange anything.""",
+    story="""Draft layers are part of the cache's state, which the two servers compare before they exchange
+    anything.""",
     source="TensorRT-LLM 1.3.0rc cacheState; speculative_config at the top level of both",
 )
 def same_drafts(resolved: Resolved) -> Iterator[Breach]:
@@ -144,9 +145,9 @@ def same_drafts(resolved: Resolved) -> Iterator[Breach]:
 
 @rule(
     code="TND0107",
-    title="KV of the FLASHINFER backend is not cut",
-    story="""The kernels that split and join KV between unequal parallelism assume the layout of the TRTLLM backend. With
-    FLASHINFER they scramble heads: fluent, wrong answers, no error.""",
+    title="what the FLASHINFER backend keeps is not cut",
+    story="""The kernels that split and join KV between unequal parallelism assume the layout of the TRTLLM backend.
+    With FLASHINFER they scramble heads: fluent, wrong answers, no error.""",
     source="TensorRT-LLM issue on FlashInfer and unequal TP (1.0.0rc4); layout of splitKVCacheDispatch",
 )
 def layout_is_known(resolved: Resolved) -> Iterator[Breach]:
@@ -160,8 +161,8 @@ def layout_is_known(resolved: Resolved) -> Iterator[Breach]:
     for pool, engine in two:
         if engine.attention_backend == "FLASHINFER":
             message = (
-                f"prefill is split over {two[0][0].tensor_parallel} GPUs and decode over {two[1][0].tensor_parallel}; with "
-                "FLASHINFER the hand-off would scramble heads"
+                f"prefill is split over {two[0][0].tensor_parallel} GPUs and decode over {two[1][0].tensor_parallel}; "
+                "with FLASHINFER the hand-off would scramble heads"
             )
             fix = "use the TRTLLM backend, or equal parallelism"
             yield Breach(path=f"{pool.name}.engine.attention_backend", message=message, fix=fix)

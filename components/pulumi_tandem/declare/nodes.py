@@ -83,6 +83,7 @@ class NodePool(Noun):
     nodes: int | None = Field(default=None, ge=0)
     """Machines that the pool starts with."""
     nodes_max: int | None = Field(default=None, ge=0)
+    """Default: `nodes` where nobody starts more (`managed_by='other'`); else not known."""
     gpus_max: int | None = Field(default=None, ge=0)
     """GPUs that the pool can have in all: Karpenter's limit of `nvidia.com/gpu`, or the size of what is there."""
     zones: tuple[str, ...] = ()

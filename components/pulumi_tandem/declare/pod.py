@@ -27,8 +27,8 @@ class RollingUpdate(Noun):
 
     max_surge: int = Field(default=1, ge=0)
     max_unavailable: int = Field(default=0, ge=0)
-    pairs_revisions: bool = False
-    """Whether the router pairs only workers of one revision."""
+    pairs_revisions: bool = True
+    """Whether prefill and decode of one revision only are paired, as Tandem's gateway does."""
 
 
 class Autoscaler(Noun):
@@ -84,6 +84,8 @@ class Pod(Noun):
     """minAvailable of the pool's PodDisruptionBudget. Default: one pod may be away."""
     image_cuda: str | None = None
     """CUDA that the image was built for: `13.0`. Default: not known."""
+    image_libfabric: str | None = None
+    """Version of libfabric in the image. Default: not known."""
     image_gb: float | None = Field(default=None, gt=0)
     """Size of the image as unpacked."""
     weights_volume: Literal["emptyDir", "hostPath", "ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany"] | None = None

@@ -22,8 +22,13 @@ NARROW_FROM = {"fp8": 89, "int8": 75, "nvfp4": 100, "mxfp4": 100, "int4": 1000}
 """Compute capability from which matrices are multiplied in the weights' own type. Below it, and for INT4 always, they
 are unpacked and multiplied in 16 bits (Marlin kernels in vLLM)."""
 
-SCALED = frozenset({"fp8", "int4", "int8"})
-"""Types of expert weights that vLLM and SGLang scale by blocks in kernels of their own, around the products."""
+SCALED: dict[str, frozenset[tuple[str, int]]] = {
+    "vllm": frozenset({("fp8", 8), ("fp8", 16), ("int4", 16)}),
+    "sglang": frozenset({("fp8", 8), ("fp8", 16), ("int4", 16)}),
+    "tensorrt-llm": frozenset({("mxfp4", 16), ("int4", 16)}),
+}
+"""Types of expert weights, with the bits in which they are multiplied, that an engine scales or unpacks in steps of
+their own around the products: block FP8 in vLLM and SGLang, whatever the GPU lacks in TensorRT-LLM."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +122,19 @@ def select(table: Table, engine: str, on: str, weights: str, bits: int) -> Const
         expert_matrix_share=gpu["expert_matrix_share"],
         expert_bytes=kind["bytes"],
         layer_us=own[f"layer_us_{on}"],
-        expert_layer_us=own[f"expert_layer_us_{on}"] + (own["scaled_expert_layer_us"] if weights in SCALED else 0.0),
-        latent_layer_us=own["latent_layer_us"],
+        expert_layer_us=own[f"expert_layer_us_{on}"]
+        + (own["scaled_expert_layer_us"] if (weights, bits) in SCALED[engine] else 0.0),
+        latent_layer_us=own[f"latent_layer_us_{on}"],
         sequence_us=own["sequence_us"],
         exchange_us=own["exchange_us"],
         exchange_doubling_us=own["exchange_doubling_us"],
         request_ms=own["request_ms"],
     )
+
+
+def kind_of(setup: EngineSetup) -> str:
+    """The engine and the kind of model, by which errors differ."""
+    return f"{setup.engine}-{'experts' if setup.shape.experts > 1 else 'dense'}"
 
 
 def spread(setup: EngineSetup, what: Quantity, mid: float) -> Interval:
@@ -133,6 +144,5 @@ def spread(setup: EngineSetup, what: Quantity, mid: float) -> Interval:
     on model families that it had not seen.
     """
     measured = setup.gpu.compute_capability >= MEASURED_FROM
-    kind = ("experts" if setup.shape.experts > 1 else "dense") if measured else "unmeasured"
-    low, high = fitted()["spread"][what][kind]
+    low, high = fitted()["spread"][what][kind_of(setup) if measured else "unmeasured"]
     return Interval(min(low, 1.0) * mid, mid, max(high, 1.0) * mid)

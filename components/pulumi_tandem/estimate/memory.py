@@ -33,7 +33,7 @@ def kv_bytes_per_token(shape: Architecture, cache: KvCache) -> float:
     Keys and values of every cached head; where there are more GPUs than heads, heads are held twice. With latent
     attention, the latent numbers, which every GPU holds whole.
     """
-    return shape.attention_layers * _layer_bytes(shape, cache) + shape.index_bytes_per_token
+    return shape.attention_layers * layer_bytes(shape, cache) + shape.index_bytes_per_token
 
 
 def kv_bytes(shape: Architecture, cache: KvCache, tokens: int) -> float:
@@ -45,7 +45,7 @@ def kv_bytes(shape: Architecture, cache: KvCache, tokens: int) -> float:
     window_tokens = min(tokens, shape.sliding_window_tokens + cache.block_tokens)
     kept = (shape.attention_layers - windowed) * _whole(tokens, cache) + windowed * _whole(window_tokens, cache)
     index = shape.index_bytes_per_token * _whole(tokens, cache)
-    return kept * _layer_bytes(shape, cache) + index + shape.state_bytes / cache.tensor_parallel
+    return kept * layer_bytes(shape, cache) + index + shape.state_bytes / cache.tensor_parallel
 
 
 def _whole(tokens: int, cache: KvCache) -> int:
@@ -53,15 +53,16 @@ def _whole(tokens: int, cache: KvCache) -> int:
     return -(-tokens // cache.block_tokens) * cache.block_tokens
 
 
-def _layer_bytes(shape: Architecture, cache: KvCache) -> float:
+def layer_bytes(shape: Architecture, cache: KvCache) -> float:
+    """Bytes that one token takes on one GPU in a layer that caches tokens."""
     if shape.latent_dim:
-        return latent_bytes(shape, cache)
+        return _latent_bytes(shape, cache)
     heads_here = max(1, shape.kv_heads // cache.tensor_parallel)
     value_dim = shape.value_head_dim or shape.head_dim
     return heads_here * (shape.head_dim + value_dim) * kv_dtype_bytes(cache.kv_dtype, cache.dtype)
 
 
-def latent_bytes(shape: Architecture, cache: KvCache) -> float:
+def _latent_bytes(shape: Architecture, cache: KvCache) -> float:
     """Bytes of one token's latent in one layer.
 
     `fp8_ds_mla` keeps the part without position in FP8 with a 4-byte scale per 128 numbers, and the rest in 16 bits:

@@ -8,7 +8,7 @@ from math import log2
 
 from pulumi_tandem.declare.model import DTYPE_BYTES, Architecture
 from pulumi_tandem.estimate.engine import EngineSetup
-from pulumi_tandem.estimate.memory import KvCache, kv_bytes_per_token, kv_dtype_bytes
+from pulumi_tandem.estimate.memory import KvCache, layer_bytes
 
 WEIGHT_BITS = {"fp8": 8.0, "int8": 8.0, "nvfp4": 4.5, "mxfp4": 4.25, "int4": 4.25}
 """Bits of a quantised weight with its share of scales: one FP8 scale per 16 (NVFP4), one byte per 32 (MXFP4),
@@ -148,16 +148,13 @@ def _parameters_everywhere(shape: Architecture, expert_layers: int) -> float:
 def _kv_bytes_read(setup: EngineSetup, own: Batch) -> float:
     """Bytes read by sequences that decode; a chunk of a prompt reads its context once, not once per token."""
     shape = setup.shape
-    if shape.latent_dim:
-        each = shape.latent_dim * kv_dtype_bytes(setup.kv_dtype, setup.dtype)
-    else:
-        cache = KvCache(
-            kv_dtype=setup.kv_dtype,
-            dtype=setup.dtype,
-            block_tokens=setup.block_tokens,
-            tensor_parallel=setup.tensor_parallel,
-        )
-        each = kv_bytes_per_token(shape, cache) / shape.layers
+    cache = KvCache(
+        kv_dtype=setup.kv_dtype,
+        dtype=setup.dtype,
+        block_tokens=setup.block_tokens,
+        tensor_parallel=setup.tensor_parallel,
+    )
+    each = layer_bytes(shape, cache)
     chunk = own.prompt_context_tokens if own.prompt_tokens else 0.0
     return each * (own.sequences * _seen(shape, own.context_tokens) + _seen(shape, chunk)) + (
         own.sequences * shape.state_bytes / setup.tensor_parallel

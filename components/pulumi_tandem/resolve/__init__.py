@@ -34,6 +34,7 @@ from pulumi_tandem.declare.model import GIB
 from pulumi_tandem.declare.pinned import with_pinned_pools
 from pulumi_tandem.finding import DeclarationError, Finding
 from pulumi_tandem.resolve.engine import (
+    BACKENDS,
     HYBRID_BY_DEFAULT,
     HYBRID_CONNECTORS,
     Phase,
@@ -49,6 +50,7 @@ from pulumi_tandem.resolve.engine import (
 )
 
 __all__ = [
+    "BACKENDS",
     "HYBRID_BY_DEFAULT",
     "HYBRID_CONNECTORS",
     "UNBOUND",

@@ -20,6 +20,59 @@ HYBRID_CONNECTORS = frozenset({
 Source: classes with SupportsHMA in vLLM 0.33 distributed/kv_transfer/kv_connector/v1."""
 HYBRID_BY_DEFAULT = (0, 21)
 """First vLLM that leaves layers managed apart where a connector can have it. Source: vllm#41847, merged in May 2026."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What an attention backend of vLLM can be had with."""
+
+    capability_min: int
+    capability_max: int = 999
+    kv_dtypes: tuple[str, ...] = ()
+    """KV types beside 16 bits."""
+    latent: bool = False
+    fp8_from: int = 0
+    """Smallest compute capability for KV in fp8."""
+    plain: bool = True
+    """Whether it takes KV in 16 bits."""
+
+    def takes(self, gpu: Gpu, kv_dtype: str) -> bool:
+        """Whether it can be had on the GPU with KV of the type."""
+        if not self.capability_min <= gpu.compute_capability <= self.capability_max:
+            return False
+        if kv_dtype in {"auto", "float16", "bfloat16"}:
+            return self.plain
+        return kv_dtype in self.kv_dtypes and not (
+            kv_dtype.startswith("fp8") and gpu.compute_capability < self.fp8_from
+        )
+
+
+_FP8 = ("fp8", "fp8_e4m3")
+_PER_HEAD = ("int4_per_token_head", "int8_per_token_head", "fp8_per_token_head")
+BACKENDS = {
+    "FLASH_ATTN": Backend(80, kv_dtypes=_FP8, fp8_from=90),
+    "FLASHINFER": Backend(80, 121, (*_FP8, "fp8_e5m2", "nvfp4", "nvfp4_4over6")),
+    "TRITON_ATTN": Backend(0, kv_dtypes=(*_FP8, "fp8_e5m2", *_PER_HEAD)),
+    "FLEX_ATTENTION": Backend(0),
+    "FLASH_ATTN_MLA": Backend(90, 99, latent=True),
+    "FLASHMLA": Backend(90, 109, _FP8, latent=True),
+    "FLASHINFER_MLA": Backend(100, 109, _FP8, latent=True),
+    "CUTLASS_MLA": Backend(100, 109, _FP8, latent=True),
+    "TOKENSPEED_MLA": Backend(100, 109, _FP8, latent=True, plain=False),
+    "TRITON_MLA": Backend(0, kv_dtypes=_FP8, latent=True),
+}
+"""Source: vLLM 0.32.0 v1/attention/backends: supported_kv_cache_dtypes, supports_compute_capability, and for fp8 in
+FLASH_ATTN flash_attn_supports_kv_cache_dtype."""
+PRIORITIES = {
+    10: ("FLASHINFER", "FLASH_ATTN", "TRITON_ATTN", "FLEX_ATTENTION"),
+    0: ("FLASH_ATTN", "FLASHINFER", "TRITON_ATTN", "FLEX_ATTENTION"),
+}
+"""Backends in the engine's order, by the major compute capability; 0: every other."""
+LATENT_PRIORITIES = {
+    10: ("FLASHINFER_MLA", "TOKENSPEED_MLA", "CUTLASS_MLA", "FLASH_ATTN_MLA", "FLASHMLA", "TRITON_MLA"),
+    12: ("TRITON_MLA",),
+    0: ("FLASH_ATTN_MLA", "FLASHMLA", "FLASHINFER_MLA", "TRITON_MLA"),
+}
 METHODS_WITHOUT_KV = frozenset({"ngram", "ngram_gpu", "suffix", "medusa", "mlp_speculator", "lookahead"})
 """Methods that guess without layers of attention of their own. Source: vLLM 0.32 config/speculative.py."""
 
@@ -102,17 +155,13 @@ def default_backend(engine: Engine, gpu: Gpu, kv_dtype: str, *, latent: bool) ->
 def attention_backend(gpu: Gpu, kv_dtype: str, *, latent: bool = False) -> str:
     """What vLLM 0.32 and 0.33 choose by themselves, for a model with latent attention or without.
 
-    Source: platforms/cuda.py, the first of its priorities that takes the KV type; FLASH_ATTN
-    takes fp8 from compute capability 9.0. CPU: platforms/cpu.py.
+    Source: platforms/cuda.py, the first of its priorities that takes the GPU and the KV type; CPU: platforms/cpu.py.
     """
-    generation = gpu.compute_capability // 10
     if gpu.name == "cpu":
         return "CPU_ATTN"
-    if latent:
-        return {9: "FLASH_ATTN_MLA", 10: "FLASHINFER_MLA"}.get(generation, "TRITON_MLA")
-    if generation == 10 or (kv_dtype.startswith("fp8") and generation < 9):
-        return "FLASHINFER"
-    return "FLASH_ATTN"
+    orders = LATENT_PRIORITIES if latent else PRIORITIES
+    order = orders.get(gpu.compute_capability // 10, orders[0])
+    return next((name for name in order if BACKENDS[name].takes(gpu, kv_dtype)), order[-1])
 
 
 def split_flags(extra_args: tuple[str, ...]) -> list[tuple[str, ...]]:
