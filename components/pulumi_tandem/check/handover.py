@@ -21,7 +21,7 @@ _CHANGING = ("--hf-overrides", "--rope-", "--hf-config-path")
     title="a pair with LMCache has equal tensor parallelism",
     story="""Its disaggregated mode sends from rank to rank of the same number. With another split on the other side the
     ranks that have no partner wait.""",
-    source="LMCache PD mode with LMCacheConnectorV1; LMCache discussion of unequal TP",
+    source="LMCache/LMCache#1142 (LMCacheConnectorV1 in vLLM 0.9.2)",
 )
 def lmcache_ranks(resolved: Resolved) -> Iterator[Breach]:
     """Tensor parallelism is equal with LMCache."""
@@ -41,7 +41,7 @@ def lmcache_ranks(resolved: Resolved) -> Iterator[Breach]:
     title="processes that find KV by a hash compute the same hash",
     story="""LMCache names chunks by Python's hash, which is random in every process unless PYTHONHASHSEED is set.
     Decode then never finds what prefill stored, and the buffer fills up.""",
-    source="LMCache docs: PYTHONHASHSEED",
+    source="vllm#21161",
 )
 def one_hash_seed(resolved: Resolved) -> Iterator[Breach]:
     """PYTHONHASHSEED is set, alike, on both pools with LMCache."""
@@ -144,7 +144,7 @@ def dspark(resolved: Resolved) -> Iterator[Breach]:
     title="both pools use the same revision of the weights",
     story="""The handshake compares names and shapes and not the revision: decode continues from KV of other weights,
     fluently and wrong, with 200 OK.""",
-    source="vLLM 0.32/0.33 .../nixl/metadata.py compute_nixl_compatibility_hash: no revision in it",
+    source="vLLM 0.32/0.33 .../nixl/metadata.py compute_nixl_compatibility_hash has no revision; vllm#55776",
 )
 def same_revision(resolved: Resolved) -> Iterator[Breach]:
     """Revisions of the pair are equal."""
