@@ -1,4 +1,4 @@
-"""Codes 0234 to 0239 and 0240 to 0244: Kubernetes' version, machine images, device plugins and taints."""
+"""Codes 0234 to 0243: Kubernetes' version, machine images, device plugins, taints and shared GPUs."""
 
 from collections.abc import Iterator
 
