@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from pulumi_tandem.check.hardware import BLACKWELL_EXPERTS
 from pulumi_tandem.check.pair import pair
 from pulumi_tandem.check.registry import Breach, rule
 from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
@@ -272,6 +273,22 @@ def metrics_are_there(resolved: Resolved) -> Iterator[Breach]:
         elif pool.tensorrt_llm and not pool.tensorrt_llm.perf_metrics:
             message = f"TensorRT-LLM has nothing at {right!r} unless return_perf_metrics is on"
             yield Breach(path=f"{pool.name}.engine.perf_metrics", message=message, fix="use perf_metrics=True")
+
+
+@rule(
+    code="TND0123",
+    title="kernels for experts run on the GPU",
+    story="""CUTLASS runs everywhere. TRTLLM, CUTEDSL and DEEPGEMM were written for Blackwell's data-centre GPUs and
+    assert on any other while the model is built.""",
+    source="TensorRT-LLM 1.2 _torch/modules/fused_moe: SM100 and SM103 only",
+)
+def experts_kernels(resolved: Resolved) -> Iterator[Breach]:
+    """moe_backend is one that the compute capability has."""
+    for pool in resolved.pools:
+        name = (pool.tensorrt_llm.moe_backend or "").upper() if pool.tensorrt_llm else ""
+        if name in BLACKWELL_EXPERTS and pool.gpu.compute_capability // 10 != 10:
+            message = f"experts' kernels {name} do not run on {pool.gpu.name}; the server would not start"
+            yield Breach(path=f"{pool.name}.engine.moe_backend", message=message, fix="use 'CUTLASS', or name none")
 
 
 def _flags(flags: list[tuple[str, ...]]) -> str:

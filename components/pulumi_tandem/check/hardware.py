@@ -18,6 +18,9 @@ TENSORRT_NEEDS = {"fp8": 89, "int8": 80, "int4": 80, "nvfp4": 100, "mxfp4": 90}
 """Source: TensorRT-LLM 1.2 support matrix, hardware against precision."""
 BACKENDS_READ = (0, 32)
 """First vLLM whose attention backends were read."""
+BLACKWELL_EXPERTS = ("TRTLLM", "CUTEDSL", "DEEPGEMM")
+"""Kernels for experts of TensorRT-LLM that were written for compute capability 10.x. Source: TensorRT-LLM 1.2
+_torch/modules/fused_moe: asserts on the SM version."""
 NATIVE = {"fp8": 89, "nvfp4": 100, "mxfp8": 100, "int8": 75, "bfloat16": 0}
 """Compute capability from which activations of a type are computed with as they are."""
 
