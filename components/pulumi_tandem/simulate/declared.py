@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import cache
 from math import inf
 
-from pulumi_tandem.declare import Objectives, Service, Workload
+from pulumi_tandem.declare import Service, Workload
 from pulumi_tandem.estimate import EngineSetup, KvCache, kv_bytes, transfer_s
 from pulumi_tandem.estimate.constants import constants
 from pulumi_tandem.estimate.forward import pass_time
@@ -19,7 +19,7 @@ from pulumi_tandem.simulate.traffic import Traffic
 from pulumi_tandem.simulate.worker import PassTime, WorkerModel
 
 
-def scenario_of(service: Service, traffic: Traffic, *, workload: Workload, objectives: Objectives | None) -> Scenario:
+def scenario_of(service: Service, traffic: Traffic, *, workload: Workload, warm_up_s: float = 0.0) -> Scenario:
     """A service as it is declared, under that traffic. `workload` says what the traffic is like on average.
 
     Pass times are the middle of the estimate. Each worker's line is its share of its machine's network, and its start
@@ -27,13 +27,9 @@ def scenario_of(service: Service, traffic: Traffic, *, workload: Workload, objec
 
     Raises DeclarationError where a pool computes on a CPU, or has no room for one request.
     """
-    resolved = resolve(service.model_copy(update={"workload": workload}))
-    transport = resolved.transfer.transport if resolved.disaggregated else None
-    shapes = {
-        pool.name: candidate(service.model_copy(update={"workload": workload}), resolved, pool, transport=transport)
-        for pool in resolved.pools
-        if not pool.on_cpu
-    }
+    loaded = service.model_copy(update={"workload": workload})
+    resolved = resolve(loaded)
+    shapes = {pool.name: candidate(loaded, resolved, pool) for pool in resolved.pools if not pool.on_cpu}
     _refuse(service, resolved, shapes)
     lines, hand_off = _hand_off(resolved, shapes)
     pools = {
@@ -54,7 +50,8 @@ def scenario_of(service: Service, traffic: Traffic, *, workload: Workload, objec
             survivors_serve_both=resolved.survivors_serve_both,
             request_s=constants(next(iter(shapes.values())).setup).request_ms * 1e-3,
         ),
-        objectives=objectives,
+        objectives=service.objectives,
+        warm_up_s=warm_up_s,
     )
 
 

@@ -80,7 +80,10 @@ class Outcome:
     """Share of all requests that were answered within every objective; None without objectives."""
     good_requests_per_s: float | None
     kv_moved_bytes: float
+    events: int
+    """Of the simulation, those included that were overtaken by others."""
     simulated_s: float
+    """Until the last request was over."""
     pools: tuple[PoolOutcome, ...]
     windows: tuple[Window, ...]
 
@@ -116,6 +119,7 @@ def outcome(scenario: Scenario, record: Record, *, kv_moved_bytes: float, gaps: 
         good=share if scenario.objectives else None,
         good_requests_per_s=float((good & in_time).sum() / counted_s) if scenario.objectives else None,
         kv_moved_bytes=kv_moved_bytes,
+        events=record.events,
         simulated_s=record.ended_s,
         pools=_pools(scenario, record, until_s),
         windows=_windows(record, arrival, ttft, tpot, good),

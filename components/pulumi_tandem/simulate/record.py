@@ -56,6 +56,7 @@ class Record:
         self.resumed = 0
         """Streams that went on elsewhere."""
         self.deaths = 0
+        self.events = 0
         self.looks: list[Look] = []
         self.ended_s = 0.0
         """When the last request was over."""
