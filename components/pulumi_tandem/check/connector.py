@@ -26,7 +26,7 @@ CONNECTORS = frozenset({
     "SimpleCPUOffloadConnector", "HF3FSKVConnector",
 })  # fmt: skip
 ALIASES = {"NixlPullConnector": "NixlConnector"}
-BY_ROLE = ("LMCache", "Mooncake", "MoRIIO", "P2pNccl", "FlexKV")
+BY_ROLE = ("LMCacheConnector", "Mooncake", "MoRIIO", "P2pNccl", "FlexKV")
 """Beginnings of connectors that go by the role in the declaration; NIXL goes by each request."""
 KV_BOTH_DEPRECATED = (0, 23)
 

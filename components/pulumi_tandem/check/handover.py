@@ -26,7 +26,7 @@ _CHANGING = ("--hf-overrides", "--rope-", "--hf-config-path")
 )
 def lmcache_ranks(resolved: Resolved) -> Iterator[Breach]:
     """Tensor parallelism is equal with LMCache."""
-    two = _named(resolved, "LMCache")
+    two = _named(resolved, "LMCacheConnector")
     if two and two[0].tensor_parallel != two[1].tensor_parallel:
         message = (
             f"decode is split over {two[1].tensor_parallel} GPUs and prefill over {two[0].tensor_parallel}; LMCache "
@@ -46,7 +46,7 @@ def lmcache_ranks(resolved: Resolved) -> Iterator[Breach]:
 )
 def one_hash_seed(resolved: Resolved) -> Iterator[Breach]:
     """PYTHONHASHSEED is set, alike, on both pools with LMCache."""
-    two = _named(resolved, "LMCache")
+    two = _named(resolved, "LMCacheConnector")
     if not two:
         return
     seeds = [dict(pool.env).get("PYTHONHASHSEED") for pool in two]
