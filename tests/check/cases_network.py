@@ -359,6 +359,18 @@ BROKEN = [
         ("llama.cluster.efa_plugin.tolerations",),
         "would not run there",
     ),
+    Broken(
+        "TND0242",
+        eks_pair(nodes={"ami_family": "AL2_x86_64_GPU"}),
+        (f"{NODES}.ami_family",),
+        "no AL2_x86_64_GPU for Kubernetes 1.34; the last was 1.32",
+    ),
+    Broken(
+        "TND0243",
+        eks_pair(nodes={"gpu_sharing": "time-slicing"}),
+        (f"{NODES}.gpu_sharing",),
+        "with time-slicing two engines may be given one GPU, and they would take 1.8",
+    ),
 ]
 
 FINE = [
@@ -467,4 +479,14 @@ FINE = [
     ),
     ("TND0241", eks_pair(nodes={"taints": (GPU_TAINT,)}, cluster={"efa_plugin": tandem.DevicePlugin()})),
     ("TND0241", laptop_pair(cluster=Cluster(efa_plugin=tandem.DevicePlugin(tolerations=())))),
+    ("TND0242", eks_pair(nodes={"ami_family": "AL2_x86_64_GPU"}, cluster={"version": "1.32"})),
+    ("TND0243", eks_pair()),
+    (
+        "TND0243",
+        llama_pair(
+            {"memory_fraction": 0.5},
+            {"memory_fraction": 0.5},
+            cluster=Cluster(node_pools=(NodePool(gpu_sharing="mps"),)),
+        ),
+    ),
 ]

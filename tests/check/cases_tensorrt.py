@@ -69,6 +69,12 @@ BROKEN = [
         "wait for a GENERATION server",
     ),
     Broken(
+        "TND0123",
+        servers({}, trt(moe_backend="CUTEDSL")),
+        ("llama.decode.engine.moe_backend",),
+        "kernels CUTEDSL do not run on H100",
+    ),
+    Broken(
         "TND0122",
         servers(trt(perf_metrics=True) | {"metrics_path": "/metrics"}, {"metrics_path": "/prometheus/metrics"}),
         ("llama.prefill.metrics_path", "llama.decode.engine.perf_metrics"),
@@ -122,6 +128,8 @@ FINE = [
     ("TND0108", servers({"kv_dtype": "fp8"}, {"kv_dtype": "fp8"})),
     ("TND0109", servers({}, {})),
     ("TND0122", servers(trt(perf_metrics=True) | {"metrics_path": "/prometheus/metrics"}, {})),
+    ("TND0123", servers({}, trt(moe_backend="CUTLASS"))),
+    ("TND0123", servers({"gpu": "B200"}, trt(moe_backend="TRTLLM") | {"gpu": "B200"})),
     ("TND0122", llama_pair({"metrics_path": "/metrics"})),
     ("TND0119", servers(trt(server_role="CONTEXT"), trt(server_role="GENERATION"))),
     ("TND0010", servers({"model_path": "/a"}, {"model_path": "/b"})),

@@ -244,7 +244,6 @@ def _machines(cluster: Case) -> dict[str, Any]:
     """Fields of a node pool."""
     karpenter, ami = cluster.get("karpenter") or {}, cluster.get("ami") or {}
     limits = [(karpenter.get("limits") or {}).get("nvidia.com/gpu"), cluster.get("total_gpus")]
-    shared = cluster.get("gpu_sharing")
     fields: dict[str, Any] = {
         "instance_type": cluster.get("instance_type"),
         "gpus_per_node": cluster.get("gpus_per_node"),
@@ -266,7 +265,7 @@ def _machines(cluster: Case) -> dict[str, Any]:
         "taints": tuple(tandem.Taint(**taint) for taint in cluster.get("taints") or ()),
         "root_volume_gib": cluster.get("root_volume_gb"),
         "nvme_raid0": cluster.get("nvme_raid0"),
-        "gpu_sharing": "mig" if cluster.get("mig") else shared,
+        "gpu_sharing": cluster.get("gpu_sharing"),
         "rdma_devices": cluster.get("rdma_devices"),
         "consolidation": None if karpenter.get("do_not_disrupt") else karpenter.get("consolidationPolicy"),
         "disruption_budget_nodes": _budget(karpenter.get("disruption_budget")),

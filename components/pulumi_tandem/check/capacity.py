@@ -191,6 +191,55 @@ def activations_fit(resolved: Resolved) -> Iterator[Breach]:
         yield Breach(path=f"{pool.name}.context_tokens", message=message, fix=fix)
 
 
+@rule(
+    code="TND0038",
+    title="a step takes the longest prompt where prompts are not read in chunks",
+    story="""vLLM reads long prompts in chunks of the batch. With chunked prefill turned off a whole prompt must fit
+    into one step, and the engine refuses a batch that is smaller than the context at start.""",
+    source="vLLM 0.32/0.33 config/scheduler.py verify_max_model_len",
+)
+def steps_take_prompts(resolved: Resolved) -> Iterator[Breach]:
+    """batch_tokens is at least the context where chunked prefill is off."""
+    for pool in resolved.pools:
+        whole = any(flag[0] == "--no-enable-chunked-prefill" for flag in split_flags(pool.extra_args))
+        if pool.vllm and whole and pool.batch_tokens < pool.context_tokens:
+            message = (
+                f"chunked prefill is off, and a batch of {pool.batch_tokens} tokens is smaller than the context of "
+                f"{pool.context_tokens}; the engine would not start"
+            )
+            fix = "take --no-enable-chunked-prefill out, or use batch_tokens as large as the context"
+            yield Breach(path=f"{pool.name}.batch_tokens", message=message, fix=fix)
+
+
+@rule(
+    code="TND0039",
+    severity="warning",
+    title="prefill holds what it reads during one lease",
+    story="""KV of a read prompt stays on prefill until decode has fetched it, or until the lease ends when decode is
+    dead or behind. At full load prefill fills up with KV that waits, and reads nothing more until leases run out: a
+    dead decode worker stops the healthy ones.""",
+    source="vLLM 0.32/0.33 nixl/pull_scheduler.py, kv_lease_duration; arithmetic of workload x lease",
+)
+def lease_is_held(resolved: Resolved) -> Iterator[Breach]:
+    """Prompt tokens of one lease, at the declared load, fit into prefill's KV."""
+    two = pair(resolved)
+    if not two or resolved.workload is None or not two[0].moves_kv_by("Nixl"):
+        return
+    prefill, load = two[0], resolved.workload
+    by_hand = prefill.connector.extra.get("kv_lease_duration")
+    lease_s = by_hand if isinstance(by_hand, int | float) else resolved.transfer.lease_s
+    tokens = load.requests_per_s * load.prompts.mean / prefill.workers / prefill.data_parallel * lease_s
+    room_gib, held_gib = kv_room_gib(resolved, prefill), kv_gib(resolved, prefill, int(tokens))
+    if 0 < room_gib < held_gib:
+        message = (
+            f"at {load.requests_per_s:g} requests/s a prefill worker reads {held_gib:.1f} GiB of KV per GPU in a "
+            f"lease of {lease_s:g} s and has room for {room_gib:.1f}; one dead decode worker could stop it"
+        )
+        path = "prefill.connector.extra.kv_lease_duration" if by_hand is not None else "transfer.lease_s"
+        fix = "use a shorter lease, more prefill workers, or KV in fp8"
+        yield Breach(path=path, message=message, fix=fix)
+
+
 def working_gib_of(resolved: Resolved, pool: ResolvedPool) -> float:
     """What activations of a full batch, graphs and libraries take of one GPU, roughly."""
     shape = resolved.architecture

@@ -1,4 +1,4 @@
-"""Codes 0220 to 0234: node pools, what EC2 launches, and how many machines there can be."""
+"""Codes 0220 to 0233: node pools, what EC2 launches, and how many machines there can be."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Codes 0245 to 0262: memory, permissions, disks, probes and grace periods of pods, and the model's token."""
+"""Codes 0245 to 0259: memory, permissions, disks, probes and grace periods of pods, and the model's token."""
 
 import math
 from collections.abc import Iterator
