@@ -66,6 +66,12 @@ def test_the_front_door_is_named_where_it_is_what_holds_requests_up():
     assert "which lets 2 run (limits.requests_running_max)" in text
 
 
+def test_the_network_is_named_where_it_is_what_holds_requests_up():
+    narrow = service(transfer=Transfer(transport="tcp"), prefill=Pool(gpu="L40S", workers=2))
+    assert "The network of prefill workers is what holds requests up" in shown(narrow, QUICK)
+    assert "The network" not in shown(service(), QUICK)
+
+
 def test_a_service_that_misses_its_objectives_is_not_met():
     (kept, missed) = simulated([service(), service(name="eager", objectives=Objectives(ttft_ms=1, tpot_ms=50))], QUICK)
     assert is_met(kept)

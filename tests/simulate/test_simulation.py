@@ -177,6 +177,11 @@ def test_a_dead_worker_comes_back_after_its_start():
     assert (found.answered, found.failed) == (1, 2)
 
 
+def test_a_death_in_an_unknown_pool_is_told():
+    with pytest.raises(ValueError, match="a worker of 'decode' is to die; the pools are serve"):
+        alone(requests((0.0, 10, 1)), deaths=(Death(at_s=0.0, pool="decode", worker=0),))
+
+
 def test_attempts_are_bounded():
     deaths = tuple(Death(at_s=0.1 + at_s, pool="serve", worker=number) for number, at_s in enumerate((0.0, 0.1, 0.2)))
     door = dataclasses.replace(OPEN, attempts_max=2)

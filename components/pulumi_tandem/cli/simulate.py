@@ -22,6 +22,8 @@ from pulumi_tandem.simulate.declared import scenario_of
 
 WARM_UP_SHARE = 0.1
 """Share of generated traffic that does not count, as it meets an empty service. All of a trace counts."""
+LINE_FULL = 0.8
+"""Share of the time from which the network is named as what holds requests up."""
 WINDOWS = 60
 """Stretches of time that the picture shows."""
 
@@ -190,7 +192,7 @@ def _latencies(one: Simulated) -> Table:
 def _pools(one: Simulated) -> Table:
     table = Table(title="pools", title_justify="left")
     table.add_column("pool")
-    for name in ("workers", "GPU hours", "computes", "KV memory, most", "waiting, most"):
+    for name in ("workers", "GPU hours", "computes", "network", "KV memory, most", "waiting, most"):
         table.add_column(name, justify="right")
     for number, pool in enumerate(one.outcome.pools):
         looks = [window.look.pools[number] for window in one.outcome.windows]
@@ -199,6 +201,7 @@ def _pools(one: Simulated) -> Table:
             str(one.workers[pool.name]),
             f"{pool.gpu_hours:.1f}",
             f"{pool.busy:.0%}",
+            f"{pool.line_busy:.0%}",
             f"{max((look.kv_share for look in looks), default=0.0):.0%}",
             str(pool.waiting_max),
         )
@@ -220,6 +223,10 @@ def _sentences(one: Simulated, found: Outcome) -> Iterator[str]:
             f"Up to {queued} requests waited at the front door, which lets {one.requests_running_max} run "
             f"(limits.requests_running_max); {found.turned_away} were turned away with 429."
         )
+    for pool in found.pools:
+        if pool.line_busy >= LINE_FULL:
+            share = f"{pool.line_busy:.0%}"
+            yield f"The network of {pool.name} workers is what holds requests up: it carried KV {share} of the time."
     if found.too_long:
         yield f"{found.too_long} requests fit into no worker's KV memory."
     if found.failed:
