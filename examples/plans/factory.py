@@ -18,6 +18,6 @@ factory = tandem.Service(
     ),
     objectives=tandem.Objectives(ttft_ms=1_500, tpot_ms=40, quantile=0.95),
     transfer=tandem.Transfer(transport="efa"),
-    usd_per_gpu_hour={"H100": 2.40, "L40S": 0.60},  # what the factory reckons with, not the catalog's price on demand
+    usd_per_gpu_hour={"H100": 2.40, "L40S": 0.75},  # what the factory reckons with, not the catalog's price on demand
     plan=tandem.plan_of(__file__),
 )

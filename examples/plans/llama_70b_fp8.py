@@ -6,7 +6,7 @@ H100 = tandem.Auto(gpus=("H100",))
 
 llama = tandem.Service(
     name="llama",
-    model=tandem.Model(name="Llama-3.3-70B-Instruct", weights_gib=67.7),
+    model=tandem.Model(name="Llama-3.3-70B-Instruct-FP8"),
     context_tokens=16_384,
     prefill=H100,
     decode=H100,

@@ -4,7 +4,7 @@ import pulumi_tandem as tandem
 
 llama = tandem.Service(
     name="llama-fp4",
-    model=tandem.Model(name="Llama-3.3-70B-Instruct", weights_gib=39.8),
+    model=tandem.Model(name="Llama-3.3-70B-Instruct-NVFP4"),
     context_tokens=16_384,
     serve=tandem.Auto(gpus=("B200",)),
     workload=tandem.Workload(requests_per_s=1, prompt_tokens=1_024, output_tokens=1_024),
