@@ -194,6 +194,27 @@ BROKEN = [
         ("llama.prefill.context_tokens", "llama.decode.context_tokens"),
         "prompts have up to 9000 tokens and the context is 8192",
     ),
+    Broken(
+        "TND0037",
+        llama_pair({"memory_fraction": 0.21}),
+        ("llama.prefill.context_tokens",),
+        "leave 0.8 GiB per GPU, and activations of 8192 tokens and graphs take about 1.7",
+    ),
+    Broken(
+        "TND0038",
+        llama_pair({"batch_tokens": 2048, "extra_args": ("--no-enable-chunked-prefill",)}),
+        ("llama.prefill.batch_tokens",),
+        "a batch of 2048 tokens is smaller than the context of 8192",
+    ),
+    Broken(
+        "TND0039",
+        llama_pair(
+            workload=tandem.Workload(requests_per_s=5, prompt_tokens=4000, output_tokens=200),
+            transfer=tandem.Transfer(lease_s=60),
+        ),
+        ("llama.transfer.lease_s",),
+        "146.5 GiB of KV per GPU in a lease of 60 s",
+    ),
     Broken("TND0040", laptop_pair(transfer=tandem.Transfer(transport="rdma")), ("chat.transfer.transport",), "'rdma'"),
     Broken(
         "TND0041",
@@ -317,6 +338,15 @@ FINE = [
     ("TND0035", llama_pair({"kv_cache_gib": 60})),
     ("TND0035", laptop_single(serve=tandem.Pool(gpu="cpu", kv_cache_gib=100))),
     ("TND0036", llama_pair(prompt_tokens_max=8192)),
+    ("TND0037", llama_pair({"memory_fraction": 0.24})),
+    ("TND0037", llama_pair({"memory_fraction": 0.21, "batch_tokens": 512, "eager": True})),
+    ("TND0038", llama_pair({"batch_tokens": 2048})),
+    ("TND0038", llama_pair({"extra_args": ("--no-enable-chunked-prefill",)})),
+    ("TND0039", llama_pair(workload=tandem.Workload(requests_per_s=1, prompt_tokens=4000, output_tokens=200))),
+    (
+        "TND0039",
+        llama_pair({"workers": 4}, workload=tandem.Workload(requests_per_s=5, prompt_tokens=4000, output_tokens=200)),
+    ),
     ("TND0040", laptop_pair(transfer=tandem.Transfer(transport="shm"))),
     ("TND0040", llama_pair(transfer=tandem.Transfer(transport="rdma"))),
     ("TND0040", laptop_single(transfer=tandem.Transfer(transport="rdma"))),

@@ -353,6 +353,7 @@ FINE = [
     ("TND0079", llama_pair(engine=on("0.33.0", hybrid_kv_cache=True))),
     ("TND0110", llama_pair(SEED | {"tensor_parallel": 2}, SEED | {"tensor_parallel": 2}, transfer=LMCACHE)),
     ("TND0111", llama_pair(SEED, SEED, transfer=LMCACHE)),
+    ("TND0110", llama_pair({"tensor_parallel": 2}, transfer=both(name="LMCacheMPConnector"))),
     ("TND0112", llama_pair(SLEEP, SLEEP)),
     ("TND0112", llama_pair(SLEEP, SLEEP, engine=on("0.20.0"))),
     ("TND0113", llama_pair(decode={"tensor_parallel": 2}, model=WINDOWS)),

@@ -44,6 +44,8 @@ P5_LAYOUT = (
 B300 = {"gpu": "B300", "pod": Pod(resources={EFA: 2})}
 ALL_EFA = tuple(NetworkInterface(card=card, device=min(card, 1), type="efa") for card in range(32))
 NODES = "llama.cluster.node_pools.0"
+LENGTHS: dict[str, Any] = {"prompt_tokens": 8_000, "output_tokens": 100}
+LONG_PROMPTS = tandem.Workload(requests_per_s=0.01, **LENGTHS)
 
 
 def b300(layout: tuple[NetworkInterface, ...]) -> tandem.Service:
@@ -147,6 +149,7 @@ BROKEN = [
             },
             {"gpus_per_worker": 16, "tensor_parallel": 16, "nodes_per_worker": 2},
             cluster=Cluster(fabric="efa"),
+            transfer=tandem.Transfer(transport="efa"),
         ),
         ("llama.prefill.env.NVSHMEM_REMOTE_TRANSPORT",),
         "InfiniBand started by the GPU",
@@ -157,6 +160,7 @@ BROKEN = [
             {"tensor_parallel": 16, "nodes_per_worker": 2, "extra_args": ("--all2all-backend", "pplx")},
             {"tensor_parallel": 16, "nodes_per_worker": 2},
             cluster=Cluster(fabric="efa"),
+            transfer=tandem.Transfer(transport="efa"),
         ),
         ("llama.prefill.extra_args",),
         "pplx",
@@ -190,13 +194,19 @@ BROKEN = [
         # Llama-3.1-8B keeps 128 KiB per token: 8,192 tokens are 1.07 GB, at 60 % of 10 Gbit/s 1.4 s
         llama_pair(
             cluster=Cluster(network_gbit_per_s=10),
-            workload=tandem.Workload(requests_per_s=0.01, prompt_tokens=8_000, output_tokens=100),
+            workload=LONG_PROMPTS,
             objectives=tandem.Objectives(ttft_ms=1_000, tpot_ms=1_000),
         ),
         ("llama.transfer.transport",),
         "1.0 GB and takes about 1.4 s at 10 Gbit/s",
     ),
     Broken("TND0218", eks_pair({"image_libfabric": "1.21.0"}), ("llama.prefill.pod.image_libfabric",), "1.21.0"),
+    Broken(
+        "TND0219",
+        llama_pair(cluster=Cluster(fabric="roce")),
+        ("llama.transfer.transport",),
+        "the cluster's network is 'roce', and KV is to travel over TCP",
+    ),
     Broken("TND0220", on("p5.48xlrge"), (f"{NODES}.instance_type",), "'p5.48xlrge'"),
     Broken("TND0221", eks_pair({"node_pool": "gpus"}), ("llama.prefill.pod.node_pool",), "'gpus'"),
     Broken("TND0222", on("p5en.48xlarge"), ("llama.prefill.gpu", "llama.decode.gpu"), "p5en.48xlarge has H200"),
@@ -349,6 +359,18 @@ BROKEN = [
         ("llama.cluster.efa_plugin.tolerations",),
         "would not run there",
     ),
+    Broken(
+        "TND0242",
+        eks_pair(nodes={"ami_family": "AL2_x86_64_GPU"}),
+        (f"{NODES}.ami_family",),
+        "no AL2_x86_64_GPU for Kubernetes 1.34; the last was 1.32",
+    ),
+    Broken(
+        "TND0243",
+        eks_pair(nodes={"gpu_sharing": "time-slicing"}),
+        (f"{NODES}.gpu_sharing",),
+        "with time-slicing two engines may be given one GPU, and they would take 1.8",
+    ),
 ]
 
 FINE = [
@@ -392,11 +414,13 @@ FINE = [
         "TND0217",
         llama_pair(
             cluster=Cluster(network_gbit_per_s=100),
-            workload=tandem.Workload(requests_per_s=0.01, prompt_tokens=8_000, output_tokens=100),
+            workload=LONG_PROMPTS,
             objectives=tandem.Objectives(ttft_ms=1_000, tpot_ms=1_000),
         ),
     ),
     ("TND0218", eks_pair({"image_libfabric": "2.1.0"})),
+    ("TND0219", llama_pair(cluster=Cluster(fabric="tcp"))),
+    ("TND0219", llama_pair(connected("LIBFABRIC"), connected("LIBFABRIC"), cluster=Cluster(fabric="efa"))),
     ("TND0220", on("p5.48xlarge")),
     ("TND0220", on("p6e-gb200.36xlarge", {"gpu": "GB200"})),
     ("TND0221", eks_pair({"node_pool": "gpu"})),
@@ -455,4 +479,14 @@ FINE = [
     ),
     ("TND0241", eks_pair(nodes={"taints": (GPU_TAINT,)}, cluster={"efa_plugin": tandem.DevicePlugin()})),
     ("TND0241", laptop_pair(cluster=Cluster(efa_plugin=tandem.DevicePlugin(tolerations=())))),
+    ("TND0242", eks_pair(nodes={"ami_family": "AL2_x86_64_GPU"}, cluster={"version": "1.32"})),
+    ("TND0243", eks_pair()),
+    (
+        "TND0243",
+        llama_pair(
+            {"memory_fraction": 0.5},
+            {"memory_fraction": 0.5},
+            cluster=Cluster(node_pools=(NodePool(gpu_sharing="mps"),)),
+        ),
+    ),
 ]

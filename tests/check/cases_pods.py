@@ -11,6 +11,7 @@ RESTRICTED = Cluster(pod_security="restricted")
 GATED = tandem.Model(name="Llama-3.1-8B-Instruct", gated=True)
 PUBLIC = tandem.Model(name="Llama-3.1-8B-Instruct")
 EIGHT_GPUS = Cluster(node_pools=(NodePool(gpus_max=8),))
+TWO_NODES = Cluster(node_pools=(NodePool(nodes=2),))
 FOUR = {"tensor_parallel": 4}
 UNPAIRED = RollingUpdate(pairs_revisions=False)
 TELEMETRY = {
@@ -34,6 +35,12 @@ def rolling(update: RollingUpdate, cluster: Cluster = EIGHT_GPUS) -> tandem.Serv
     """A pair of four GPUs each, updated pod by pod."""
     pool = {**FOUR, "pod": Pod(rolling_update=update)}
     return llama_pair(pool, pool, cluster=cluster)
+
+
+def several_ports(ports: dict[str, int], **changes: Any) -> tandem.Service:
+    """A pair whose prefill worker has two ranks with a port each."""
+    pool = {"data_parallel": 2, "extra_args": ("--data-parallel-multi-port-external-lb",), "pod": Pod(ports=ports)}
+    return llama_pair(pool, {"data_parallel": 2}, **changes)
 
 
 BROKEN = [
@@ -73,6 +80,12 @@ BROKEN = [
     Broken(
         "TND0251",
         pods({"weights_volume": "ReadWriteOnce", "node": "a"}, {"weights_volume": "ReadWriteOnce", "node": "b"}),
+        ("llama.prefill.pod.weights_volume",),
+        "ReadWriteOnce",
+    ),
+    Broken(
+        "TND0251",
+        pods({"weights_volume": "ReadWriteOnce"}, {"weights_volume": "ReadWriteOnce"}, cluster=TWO_NODES),
         ("llama.prefill.pod.weights_volume",),
         "ReadWriteOnce",
     ),
@@ -213,7 +226,7 @@ BROKEN = [
     ),
     Broken(
         "TND0283",
-        pods({"ports": {"http": 8000, "http_1": 8001}}, front_door=FrontDoor(implementation="istio", version="1.28")),
+        several_ports({"http": 8000, "http_1": 8001}, front_door=FrontDoor(implementation="istio", version="1.28")),
         ("llama.front_door.version",),
         "2 HTTP ports",
     ),
@@ -228,6 +241,18 @@ BROKEN = [
         pods({"ports": {"side_channel": 5600}}, {"ports": {"side_channel": 5600}}, pods="paired"),
         ("llama.decode.pod.ports",),
         "'side_channel' and 'side_channel' of prefill both take port 5600",
+    ),
+    Broken(
+        "TND0286",
+        pods({"ports": {"http": 8000, "http_1": 8001}}),
+        ("llama.prefill.pod.ports",),
+        "2 HTTP ports are written down, and the engine opens 1",
+    ),
+    Broken(
+        "TND0286",
+        several_ports({"http": 8000}),
+        ("llama.prefill.pod.ports",),
+        "1 HTTP ports are written down, and the engine opens 2",
     ),
     Broken(
         "TND0285",
@@ -260,6 +285,7 @@ FINE = [
             cluster=Cluster(node_pools=(NodePool(root_volume_gib=30),)),
         ),
     ),
+    ("TND0251", pods({"weights_volume": "ReadWriteOnce"}, cluster=TWO_NODES)),
     ("TND0251", pods({"weights_volume": "ReadWriteOnce"}, {"weights_volume": "ReadWriteOnce"})),
     ("TND0252", llama_pair(model=GATED, token_secret=TokenSecret(name="hub"), cluster=Cluster(secrets=("hub",)))),
     ("TND0252", llama_pair(model=PUBLIC, token_secret=TokenSecret(name="hub"))),
@@ -289,7 +315,7 @@ FINE = [
     ("TND0282", llama_pair({"block_tokens": 16}, {"block_tokens": 64}, front_door=FrontDoor(block_tokens=16))),
     (
         "TND0283",
-        pods({"ports": {"http": 8000, "http_1": 8001}}, front_door=FrontDoor(implementation="istio", version="1.29")),
+        several_ports({"http": 8000, "http_1": 8001}, front_door=FrontDoor(implementation="istio", version="1.29")),
     ),
     ("TND0284", pods({"ports": {"http": 8000}}, {"ports": {"http": 8000}})),
     ("TND0284", pods({"ports": {"http": 8000}}, {"ports": {"http": 8100}}, pods="paired")),
@@ -300,5 +326,7 @@ FINE = [
             {"ports": {"http": 1}, "host_network": True, "node": "b"},
         ),
     ),
+    ("TND0286", several_ports({"http": 8000, "http_1": 8001})),
+    ("TND0286", pods({"ports": {"http": 8000}})),
     ("TND0285", llama_pair({"env": TELEMETRY})),
 ]

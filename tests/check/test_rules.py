@@ -1,14 +1,20 @@
 """Every rule speaks where it is broken, alone, and is silent where a declaration only looks alike."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import pulumi_tandem as tandem
 from pulumi_tandem.check import RULES, accept
+from pulumi_tandem.check.capacity import weights_gib
+from pulumi_tandem.declare.model import GIB
+from pulumi_tandem.resolve import resolve
 from tests.builders import codes, findings, laptop_pair, laptop_single, llama_pair
 from tests.check import cases, cases_handover, cases_hardware, cases_network, cases_pods, cases_tensorrt
 from tests.check.cases import Broken
+from tests.check.cases_handover import model
 
 ROWS = (cases, cases_handover, cases_hardware, cases_tensorrt, cases_network, cases_pods)
 BROKEN = [row for rows in ROWS for row in rows.BROKEN]
@@ -54,6 +60,15 @@ POOLS = st.fixed_dictionaries(
         "batch_tokens": st.sampled_from([64, 8192]),
         "engine": st.sampled_from([tandem.Vllm(), tandem.Vllm(version="0.32.0"), tandem.Vllm(hybrid_kv_cache=False)]),
         "workers": st.integers(1, 3),
+        "pipeline_parallel": st.sampled_from([1, 2]),
+        "expert_parallel": st.booleans(),
+        "connector": st.sampled_from(
+            [
+                tandem.Connector(role="kv_both"),
+                tandem.Connector(name="NixlPushConnector"),
+                tandem.Connector(extra={"backends": ["LIBFABRIC"]}),
+            ]
+        ),
     },
 )
 
@@ -88,11 +103,36 @@ def test_heads_are_held_against_the_engines_own_arithmetic(prefill: int, decode:
     assert ("TND0023" in found) == (prefill > decode and prefill > 8)
 
 
+@given(st.dictionaries(st.sampled_from(["A", "UCX_TLS", "VLLM_PORT", "VLLM_USE_V1"]), st.just("1")), st.randoms())
+def test_findings_do_not_depend_on_the_order_in_which_things_are_said(env: dict[str, str], chance: Random):
+    shuffled = list(env.items())
+    chance.shuffle(shuffled)
+    assert findings(llama_pair({"env": env})) == findings(llama_pair({"env": dict(shuffled)}))
+
+
+@given(st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4, 8]), st.integers(2, 64))
+def test_ranks_that_share_experts_hold_fewer_weights_each_and_never_less_than_the_rest(tp: int, dp: int, experts: int):
+    shape = model(experts=experts)
+    one, several = (
+        weights_gib(each, each.pool("decode"))
+        for each in (
+            resolve(llama_pair(decode={"tensor_parallel": tp, "data_parallel": ranks}, model=shape))
+            for ranks in (1, 2 * dp)
+        )
+    )
+    assert one / (2 * dp) < several < one
+    dense = resolve(llama_pair(decode={"tensor_parallel": tp, "data_parallel": dp}))
+    assert weights_gib(dense, dense.pool("decode")) == pytest.approx(dense.weights_bytes / GIB / tp)
+
+
 @given(st.floats(0.01, 1.0), st.integers(1, 131_072))
 def test_less_context_breaks_nothing_that_more_did_not(fraction: float, context: int):
     more = llama_pair({"memory_fraction": fraction}, context_tokens=131_072)
     less = llama_pair({"memory_fraction": fraction}, context_tokens=context)
-    assert set(codes(less)) <= set(codes(more))
+    allowed = set(codes(more))
+    if "TND0034" in allowed:
+        allowed.add("TND0037")  # what did not fit at all may fit with nothing to spare
+    assert set(codes(less)) <= allowed
 
 
 @given(st.floats(0.2, 1.0))

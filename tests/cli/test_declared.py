@@ -29,11 +29,28 @@ BAD = GOOD.replace('name="chat"', 'name="bad"').replace(
 TYPO = GOOD.replace("context_tokens", "contxt_tokens")
 
 
+FIVE = """
+import pulumi_tandem as tandem
+llama = tandem.Model(name="Llama-3.1-8B-Instruct", revision="0e9e39f2")
+rdma = tandem.Transfer(transport="rdma")
+chat = tandem.Service(
+    name="chat", model=llama, transfer=rdma, context_tokens=32768,
+    prefill=tandem.Pool(gpu="H100", kv_dtype="fp8"),
+    decode=tandem.Pool(gpu="H100", context_tokens=65536),
+)
+code = tandem.Service(
+    name="code", model=llama, transfer=rdma, context_tokens=8192,
+    prefill=tandem.Pool(gpu="H100", sequences=512, batch_tokens=256),
+    decode=tandem.Pool(gpu="H100", tensor_parallel=3, memory_fraction=0.05),
+)
+"""
+
+
 @pytest.fixture
 def tandem(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Runs a command line in a folder of its own; exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
-    for name, text in (("good.py", GOOD), ("bad.py", BAD), ("typo.py", TYPO)):
+    for name, text in (("good.py", GOOD), ("bad.py", BAD), ("typo.py", TYPO), ("five.py", FIVE)):
         (tmp_path / name).write_text(text)
 
     def run(*words: str) -> tuple[int, str, str]:
@@ -55,6 +72,21 @@ def test_errors_exit_with_one_and_are_grouped_by_path(tandem):
     assert code == 1
     assert out.splitlines()[0] == "bad.decode.dtype"
     assert "bad.decode.context_tokens" in out.splitlines()
+
+
+def test_five_mistakes_in_two_services_are_five_findings_each_with_a_story(tandem):
+    code, out, _ = tandem("check", "five.py", "--json")
+    findings = json.loads(out)
+    assert code == 1
+    assert {finding["path"] for finding in findings if finding["severity"] == "error"} == {
+        "chat.decode.kv_dtype",
+        "chat.decode.context_tokens",
+        "code.prefill.batch_tokens",
+        "code.decode.tensor_parallel",
+        "code.decode.gpu",
+    }
+    assert all(finding["fix"] and finding["source"] for finding in findings)
+    assert tandem("explain", *(finding["code"] for finding in findings))[0] == 0
 
 
 def test_several_files_are_told_under_their_names(tandem):

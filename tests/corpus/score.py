@@ -36,8 +36,18 @@ SHAPE = (
 )
 AROUND = ("cluster", "pod", "pods", "transfer", "front_door", "autoscalers", "prefill_per_decode", "token_secret")
 
+KEPT = ("batch_tokens", "transfer", "connector")
 LAYERS: dict[str, tuple[str, ...]] = {
-    "memory": ("gpu", "memory_fraction", "context_tokens", "kv_cache_gib", "device", "tensor_parallel", "sequences"),
+    "memory": (
+        "gpu",
+        "memory_fraction",
+        "context_tokens",
+        "kv_cache_gib",
+        "device",
+        "tensor_parallel",
+        "sequences",
+        *KEPT,
+    ),
     "parallelism": (*SHAPE, "extra_args"),
     "quantisation": ("gpu", "dtype", "kv_dtype", "engine.attention_backend", "extra_args", *SHAPE),
     "hardware": ("gpu", "dtype", "image", "image_arch", "mig", "device", "workers", *SHAPE, *AROUND),
@@ -48,7 +58,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "rollout": (*AROUND, "rollout", "grace", "workers", "image", "engine"),
     "gateway": (*AROUND, "block_tokens", "limits", "env"),
     "security": (*AROUND, "env"),
-    "observability": (*AROUND, "env", "engine", "extra_args"),
+    "observability": (*AROUND, "env", "engine", "extra_args", "metrics_path"),
 }
 """Fields of the declaration in which a case of a layer violates its rule."""
 
@@ -78,6 +88,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "kv_connector": ("connector", "env.PYTHONHASHSEED"),
     "kv_connector_extra_config": ("connector", "tensor_parallel"),
     "kv_buffer_device": ("connector.buffer_device", "block_tokens"),
+    "prefill_tokens_per_s": ("transfer", "connector"),
     "kv_role": ("connector.role",),
     "kv_transfer_config": ("connector",),
     "max_isl": ("engine.max_tokens_in_buffer", "batch_tokens", "context_tokens"),

@@ -44,6 +44,7 @@ POOL_FIELDS = {
     "dtype": "dtype", "enforce_eager": "eager", "expert_parallel": "expert_parallel",
     "free_gpu_memory_fraction": "memory_fraction", "gpu_memory_utilization": "memory_fraction",
     "gpus_per_worker": "gpus_per_worker", "image": "image", "image_arch": "image_arch", "kv_cache_dtype": "kv_dtype",
+    "metrics.path": "metrics_path",
     "max_batch_size": "sequences", "max_model_len": "context_tokens", "max_num_batched_tokens": "batch_tokens",
     "max_num_seqs": "sequences", "max_num_tokens": "batch_tokens", "max_seq_len": "context_tokens",
     "model_revision": "model_revision", "nodes_per_worker": "nodes_per_worker",
@@ -55,10 +56,13 @@ FLAGS = {
     "all2all_backend": "--all2all-backend", "calculate_kv_scales": "--calculate-kv-scales",
     "cudagraph_mode": "--compilation-config.cudagraph_mode", "data_parallel_local": "--data-parallel-size-local",
     "enable_cumem_allocator": "--enable-cumem-allocator", "enable_sleep_mode": "--enable-sleep-mode",
+    "enable_chunked_prefill": "--enable-chunked-prefill",
     "executor": "--distributed-executor-backend", "moe_backend": "--moe-backend",
     "kv_events.endpoint": "--kv-events-config.endpoint",
 }  # fmt: skip
 """Key of a role: flag of vLLM, which a user passes by hand."""
+SWITCHED_OFF = frozenset({"enable_chunked_prefill"})
+"""Keys whose False is another setting than leaving them out."""
 BALANCERS = {name: f"--data-parallel-{name}" for name in ("hybrid-lb", "multi-port-external-lb")}
 
 QUANTISATIONS = {
@@ -136,10 +140,20 @@ def _service(case: Case, roles: dict[str, Case]) -> tandem.Service:
         "context_tokens": _context(case, roles),
         "prompt_tokens_max": longest,
         **({"transfer": tandem.Transfer(**transfer)} if transfer else {}),
+        **_workload(case.get("workload") or {}),
         **around,
     }
     fields |= {role: _pool(case, role, roles) for role in roles}
     return tandem.Service(**fields)
+
+
+def _workload(workload: Case) -> dict[str, Any]:
+    """The load, where the case says how much prefill reads."""
+    if not (rate := workload.get("prefill_tokens_per_s")):
+        return {}
+    prompt = workload.get("isl") or workload.get("max_isl") or 1
+    load = {"requests_per_s": rate / prompt, "prompt_tokens": prompt, "output_tokens": workload.get("osl") or 1}
+    return {"workload": tandem.Workload(**load)}
 
 
 def _fields(noun: Any) -> dict[str, Any]:
@@ -304,6 +318,7 @@ def _tensorrt_llm(case: Case, keys: Case) -> tandem.TensorRtLlm:
         "cache_transceiver_config.max_tokens_in_buffer": "max_tokens_in_buffer",
         "enable_chunked_prefill": "chunked_prefill",
         "max_beam_width": "beams",
+        "moe_backend": "moe_backend",
         "metrics.return_perf_metrics": "perf_metrics",
         "server_role": "server_role",
     }
@@ -364,6 +379,8 @@ def _flags(keys: Case) -> list[str]:
         value = keys.get(key)
         if value is True:
             words.append(flag)
+        elif value is False and key in SWITCHED_OFF:
+            words.append(flag.replace("--", "--no-", 1))
         elif value not in (None, False):
             words += [flag, str(value)]
     if balancer := BALANCERS.get(str(keys.get("dp_mode"))):

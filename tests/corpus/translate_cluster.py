@@ -25,11 +25,11 @@ KEYS = frozenset({
 SIDECARS = "a product that Tandem does not deploy: llm-d's routing sidecar and endpoint picker"
 CHOICES = ("pd_decider", "plugins")
 
-FABRICS = {"tcp": "tcp", "efa": "efa", "infiniband": "infiniband", "roce": "roce", "mnnvl": "mnnvl"}
+FABRICS: dict[str, Any] = {"tcp": "tcp", "efa": "efa", "infiniband": "infiniband", "roce": "roce", "mnnvl": "mnnvl"}
 IMPLEMENTATIONS = {
     "envoy", "envoy-gateway", "envoy-ai-gateway", "istio", "nginx", "aws-alb", "gke-gateway", "kgateway",
 }  # fmt: skip
-CAPACITIES = {
+CAPACITIES: dict[str, Any] = {
     "on-demand": "on-demand", "spot": "spot", "odcr": "reservation", "reserved": "reservation",
     "capacity-block": "capacity-block",
 }  # fmt: skip
@@ -65,7 +65,9 @@ def cluster_parts(case: Case) -> dict[str, object]:
     if declared.get("pods") == "same-network-namespace" or declared.get("share_process_namespace"):
         parts["pods"] = "paired"
     if declared.get("same_node") and declared.get("fabric") in {"none", None}:
-        parts |= {"pods": "paired", "transfer": tandem.Transfer(transport="cuda_ipc")}
+        parts["pods"] = "paired"
+    if transport := _transport(declared, roles):
+        parts["transfer"] = tandem.Transfer(transport=transport)
     return {name: value for name, value in parts.items() if value is not None}
 
 
@@ -79,6 +81,19 @@ def pod_parts(case: Case, role: str) -> dict[str, object]:
 
 
 # --- the service ----------------------------------------------------------------------------------
+
+
+def _transport(cluster: Case, roles: list[Case]) -> Any:
+    """What an engine finds by itself: UCX takes InfiniBand where there is some, and a GPU of its own machine."""
+    fabric = cluster.get("fabric")
+    if any("UCX_TLS" in (role.get("env") or {}) for role in roles):
+        return None
+    if cluster.get("same_node") and fabric in {"none", None}:
+        return "cuda_ipc"
+    by_hand = [(role.get("kv_connector_extra_config") or {}).get("backends") or () for role in roles]
+    if fabric == "efa" and any("LIBFABRIC" in backends for backends in by_hand):
+        return "efa"
+    return "rdma" if fabric in {"infiniband", "roce"} else None
 
 
 def _grace(roles: list[Case]) -> tandem.Grace | None:
@@ -139,7 +154,7 @@ def _cluster(case: Case) -> tandem.Cluster:
     fields: dict[str, Any] = {
         "provider": "eks" if declared.get("provider") == "aws-eks" else "other",
         "version": declared.get("kubernetes_version"),
-        "fabric": FABRICS.get(declared.get("fabric")),
+        "fabric": FABRICS.get(str(declared.get("fabric"))),
         "network_gbit_per_s": declared.get("bandwidth_gbps"),
         "node_pools": _node_pools(case),
         "security_group": _security_group(declared.get("security_group")),
@@ -229,7 +244,6 @@ def _machines(cluster: Case) -> dict[str, Any]:
     """Fields of a node pool."""
     karpenter, ami = cluster.get("karpenter") or {}, cluster.get("ami") or {}
     limits = [(karpenter.get("limits") or {}).get("nvidia.com/gpu"), cluster.get("total_gpus")]
-    shared = cluster.get("gpu_sharing")
     fields: dict[str, Any] = {
         "instance_type": cluster.get("instance_type"),
         "gpus_per_node": cluster.get("gpus_per_node"),
@@ -251,7 +265,7 @@ def _machines(cluster: Case) -> dict[str, Any]:
         "taints": tuple(tandem.Taint(**taint) for taint in cluster.get("taints") or ()),
         "root_volume_gib": cluster.get("root_volume_gb"),
         "nvme_raid0": cluster.get("nvme_raid0"),
-        "gpu_sharing": "mig" if cluster.get("mig") else shared,
+        "gpu_sharing": cluster.get("gpu_sharing"),
         "rdma_devices": cluster.get("rdma_devices"),
         "consolidation": None if karpenter.get("do_not_disrupt") else karpenter.get("consolidationPolicy"),
         "disruption_budget_nodes": _budget(karpenter.get("disruption_budget")),
@@ -277,7 +291,7 @@ def _capacity(cluster: Case) -> tandem.Capacity | None:
     if kind is None and not given:
         return None
     return tandem.Capacity(
-        type=CAPACITIES.get(kind, "reservation"),
+        type=CAPACITIES.get(str(kind), "reservation"),
         id=given.get("id"),
         nodes=given.get("instances", given.get("count")),
         placement_group=given.get("placement_group_arn"),
@@ -377,9 +391,8 @@ def _ports(case: Case, keys: Case) -> dict[str, int] | None:
     cluster = _part(case, "cluster")
     ports = {name: port for name, port in (keys.get("ports") or {}).items() if isinstance(port, int)}
     listed = (cluster.get("inference_pool") or {}).get("target_ports") or ()
-    ports |= {f"http_{port}": port for port in listed[1:]} if len(listed) > 1 else {}
-    if len(listed) > 1:
-        ports["http"] = listed[0]
+    if len(listed) > 1 or (listed and not ports):
+        ports |= {"http": listed[0], **{f"http_{port}": port for port in listed[1:]}}
     if cluster.get("pods") == "same-network-namespace" and str(keys.get("kv_connector", "")).startswith("Nixl"):
         ports = {"http": HTTP_PORT, "side_channel": SIDE_CHANNEL_PORT} | ports
     return ports or None
@@ -393,8 +406,9 @@ def _probe(given: Any) -> tandem.Probe | None:
 
 
 def _autoscaler(given: Case, keys: Case) -> tandem.Autoscaler:
+    kind: Any = given.get("kind")
     return tandem.Autoscaler(
-        kind=given.get("kind") if given.get("kind") in SCALERS else "other",
+        kind=kind if kind in SCALERS else "other",
         workers_min=given.get("min", 1),
         workers_max=given.get("max"),
         owns_workers=keys.get("ignore_replica_changes", True),

@@ -79,13 +79,62 @@ def test_a_config_says_what_the_catalog_says(config: dict[str, Any], name: str):
     assert shape(config) == catalog.model(name).architecture
 
 
+DBRX: dict[str, Any] = {
+    "model_type": "dbrx", "d_model": 6144, "n_layers": 40, "n_heads": 48, "max_seq_len": 32768, "vocab_size": 100352,
+    "attn_config": {"kv_n_heads": 8},
+    "ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16, "moe_top_k": 4},
+}  # fmt: skip
+FALCON: dict[str, Any] = {
+    "model_type": "falcon", "hidden_size": 8192, "num_attention_heads": 128, "num_kv_heads": 8, "num_hidden_layers": 60,
+    "vocab_size": 65024, "multi_query": True, "new_decoder_architecture": True,
+}  # fmt: skip
+GRANITE: dict[str, Any] = {
+    "model_type": "granitemoehybrid", "hidden_size": 4096, "num_hidden_layers": 40, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "intermediate_size": 768, "shared_intermediate_size": 1536, "num_local_experts": 72,
+    "num_experts_per_tok": 10, "vocab_size": 100352, "max_position_embeddings": 131072,
+    "layer_types": (["mamba"] * 9 + ["attention"]) * 4, "mamba_n_heads": 128, "mamba_d_head": 64,
+    "mamba_d_state": 128, "mamba_n_groups": 1, "mamba_d_conv": 4, "tie_word_embeddings": True,
+}  # fmt: skip
+JAMBA: dict[str, Any] = {
+    "model_type": "jamba", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 65536, "max_position_embeddings": 262144,
+    "attn_layer_period": 8, "attn_layer_offset": 4, "expert_layer_period": 2, "expert_layer_offset": 1,
+    "num_experts": 16, "num_experts_per_tok": 2, "mamba_d_state": 16, "mamba_d_conv": 4, "mamba_expand": 2,
+    "mamba_dt_rank": 256,
+}  # fmt: skip
+GPT_2: dict[str, Any] = {
+    "model_type": "gpt2", "n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257, "n_positions": 1024,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("config", "billions"),
-    [(NEMOTRON_H, 56.3), (QWEN_NEXT, 79.7)],
+    [
+        (NEMOTRON_H, 56.3),
+        (QWEN_NEXT, 79.7),
+        (DBRX, 131.6),
+        (FALCON, 41.3),
+        (GRANITE, 32.2),
+        (JAMBA, 51.6),
+        (GPT_2, 0.124),
+    ],
+    ids=["nemotron-h-56b", "qwen3-next-80b-a3b", "dbrx", "falcon-40b", "granite-4-small", "jamba-mini", "gpt2"],
 )
-def test_the_weights_of_hybrids_are_what_is_published(config: dict[str, Any], billions: float):
-    """Nemotron-H-56B has 56.3 billion; Qwen3-Next-80B-A3B 79.7 without the layer that guesses ahead."""
+def test_the_weights_of_odd_families_are_what_is_published(config: dict[str, Any], billions: float):
+    """Without layers that guess ahead."""
     assert shape(config).parameters / 1e9 == pytest.approx(billions, rel=5e-3)
+
+
+@pytest.mark.parametrize(("config", "billions"), [(QWEN_NEXT, 3), (DBRX, 36), (GRANITE, 9), (JAMBA, 12)])
+def test_a_token_meets_as_many_weights_as_is_published(config: dict[str, Any], billions: float):
+    """Vendors say whole billions."""
+    assert shape(config).active_parameters / 1e9 == pytest.approx(billions, abs=0.5)
+
+
+def test_an_encoder_beside_the_decoder_is_seen():
+    config = {"model_type": "t5", "d_model": 512, "d_ff": 2048, "d_kv": 64, "num_heads": 8, "num_layers": 6,
+              "vocab_size": 32128, "is_encoder_decoder": True}  # fmt: skip
+    assert shape(config).encoder_decoder
 
 
 def test_only_every_fourth_layer_of_qwen3_next_caches_tokens():
@@ -219,7 +268,7 @@ def test_everything_that_is_wrong_is_told_at_once():
         tandem.Model.from_config(broken, name="model")
     told = {finding.path: finding.message for finding in caught.value.findings}
     assert told["config.json.hidden_size"].startswith("is missing")
-    assert told["config.json.num_hidden_layers"] == "'many' is no whole number of at least 1"
+    assert told["config.json.num_hidden_layers"] == "'many' is no whole number of at least 1 and at most 1,000,000,000"
     assert told["config.json.num_key_value_heads"] == "32 attention heads cannot share 5 heads of keys and values"
     assert "'int3'" in told["config.json.dtype"]
     assert {finding.code for finding in caught.value.findings} == {"TND0007"}
@@ -229,6 +278,9 @@ def test_everything_that_is_wrong_is_told_at_once():
     ("changes", "key"),
     [
         ({"compress_ratios": [0, 4, 128]}, "compress_ratios"),
+        ({"model_type": "mamba2"}, "model_type"),
+        ({"num_hidden_layers": 6842879783}, "num_hidden_layers"),
+        ({"num_hidden_layers": 684287}, "num_hidden_layers"),
         ({"layer_types": ["full_attention"] * 31}, "layer_types"),
         ({"layer_types": ["whatever"] * 32}, "layer_types"),
         ({"layer_types": ["sliding_attention"] * 32}, "sliding_window"),

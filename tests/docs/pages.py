@@ -72,7 +72,7 @@ GROUPS = {
     "009": "Numbers, kernels and images",
     "010": "TensorRT-LLM",
     "011": "What does not go with a hand-over",
-    "012": "Other connectors",
+    "012": "Other connectors, and metrics",
     "020": "Fabric: EFA, RDMA, NVLink",
     "021": "What else KV meets on its way",
     "022": "Machines",

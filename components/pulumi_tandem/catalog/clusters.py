@@ -97,7 +97,8 @@ def eks_release(version: str) -> EksRelease | None:
 
 def bad_amis() -> tuple[BadAmi, ...]:
     """Releases of machine images that are known not to work somewhere."""
-    return tuple(BadAmi(**{**row, "instances": tuple(row["instances"])}) for row in _table()["bad_amis"])
+    rows: list[dict[str, Any]] = _table()["bad_amis"]
+    return tuple(BadAmi(instances=tuple(row.pop("instances")), **row) for row in map(dict[str, Any], rows))
 
 
 def _minor(version: str) -> int:

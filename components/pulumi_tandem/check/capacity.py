@@ -4,9 +4,12 @@ from collections.abc import Iterator
 
 from pulumi_tandem.check.pair import pair
 from pulumi_tandem.check.registry import Breach, rule
-from pulumi_tandem.declare.model import GIB, Architecture
+from pulumi_tandem.declare.model import DTYPE_BYTES, GIB, Architecture
 from pulumi_tandem.estimate import KvCache, kv_bytes
 from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
+
+LIBRARIES_GIB = 1.0
+"""CUDA graphs and what libraries keep; vLLM's own log says 0.3 to 1.5 GiB for graphs, by sizes that are captured."""
 
 
 @rule(
@@ -157,6 +160,92 @@ def prompts_fit(resolved: Resolved) -> Iterator[Breach]:
             message = f"prompts have up to {longest} tokens and the context is {pool.context_tokens}; long ones get 400"
             fix = f"set context_tokens to more than {longest}"
             yield Breach(path=f"{pool.name}.context_tokens", message=message, fix=fix)
+
+
+@rule(
+    code="TND0037",
+    severity="warning",
+    title="activations and graphs have room beside the weights and the KV of one longest request",
+    story="""Before it sizes the cache the engine runs its largest batch once and keeps what that took: activations,
+    CUDA graphs, libraries. Where weights and KV fill the card to the brim it stops at start with 'To serve at least
+    one request ...', or runs with so little KV that requests wait for each other. How much it takes is estimated: two
+    widths of the feed-forward block and four of the model per token of the batch, and 1 GiB for graphs and
+    libraries.""",
+    source="vLLM 0.32/0.33 v1/worker/gpu_worker.py determine_available_memory; estimate: pulumi_tandem.check.capacity",
+)
+def activations_fit(resolved: Resolved) -> Iterator[Breach]:
+    """What is left beside one longest request's KV is at least what activations and graphs take."""
+    for pool in resolved.pools:
+        if pool.on_cpu or not pool.vllm or pool.kv_cache_gib is not None:
+            continue
+        room_gib, working_gib = kv_room_gib(resolved, pool), working_gib_of(resolved, pool)
+        left_gib = room_gib - kv_gib(resolved, pool, pool.context_tokens)
+        if not 0 <= left_gib < working_gib:
+            continue  # TND0033 and TND0034 tell of what does not fit at all
+        longest = longest_context(resolved, pool, room_gib - working_gib)
+        message = (
+            f"weights and KV of one request of {pool.context_tokens} tokens leave {left_gib:.1f} GiB per GPU, and "
+            f"activations of {pool.batch_tokens} tokens and graphs take about {working_gib:.1f}; it may not start"
+        )
+        fix = f"set context_tokens to about {longest}, or fewer batch_tokens" if longest else "use fewer batch_tokens"
+        yield Breach(path=f"{pool.name}.context_tokens", message=message, fix=fix)
+
+
+@rule(
+    code="TND0038",
+    title="a step takes the longest prompt where prompts are not read in chunks",
+    story="""vLLM reads long prompts in chunks of the batch. With chunked prefill turned off a whole prompt must fit
+    into one step, and the engine refuses a batch that is smaller than the context at start.""",
+    source="vLLM 0.32/0.33 config/scheduler.py verify_max_model_len",
+)
+def steps_take_prompts(resolved: Resolved) -> Iterator[Breach]:
+    """batch_tokens is at least the context where chunked prefill is off."""
+    for pool in resolved.pools:
+        whole = any(flag[0] == "--no-enable-chunked-prefill" for flag in split_flags(pool.extra_args))
+        if pool.vllm and whole and pool.batch_tokens < pool.context_tokens:
+            message = (
+                f"chunked prefill is off, and a batch of {pool.batch_tokens} tokens is smaller than the context of "
+                f"{pool.context_tokens}; the engine would not start"
+            )
+            fix = "take --no-enable-chunked-prefill out, or use batch_tokens as large as the context"
+            yield Breach(path=f"{pool.name}.batch_tokens", message=message, fix=fix)
+
+
+@rule(
+    code="TND0039",
+    severity="warning",
+    title="prefill holds what it reads during one lease",
+    story="""KV of a read prompt stays on prefill until decode has fetched it, or until the lease ends when decode is
+    dead or behind. At full load prefill fills up with KV that waits, and reads nothing more until leases run out: a
+    dead decode worker stops the healthy ones.""",
+    source="vLLM 0.32/0.33 nixl/pull_scheduler.py, kv_lease_duration; arithmetic of workload x lease",
+)
+def lease_is_held(resolved: Resolved) -> Iterator[Breach]:
+    """Prompt tokens of one lease, at the declared load, fit into prefill's KV."""
+    two = pair(resolved)
+    if not two or resolved.workload is None or not two[0].moves_kv_by("Nixl"):
+        return
+    prefill, load = two[0], resolved.workload
+    by_hand = prefill.connector.extra.get("kv_lease_duration")
+    lease_s = by_hand if isinstance(by_hand, int | float) else resolved.transfer.lease_s
+    tokens = load.requests_per_s * load.prompts.mean / prefill.workers / prefill.data_parallel * lease_s
+    room_gib, held_gib = kv_room_gib(resolved, prefill), kv_gib(resolved, prefill, int(tokens))
+    if 0 < room_gib < held_gib:
+        message = (
+            f"at {load.requests_per_s:g} requests/s a prefill worker reads {held_gib:.1f} GiB of KV per GPU in a "
+            f"lease of {lease_s:g} s and has room for {room_gib:.1f}; one dead decode worker could stop it"
+        )
+        path = "prefill.connector.extra.kv_lease_duration" if by_hand is not None else "transfer.lease_s"
+        fix = "use a shorter lease, more prefill workers, or KV in fp8"
+        yield Breach(path=path, message=message, fix=fix)
+
+
+def working_gib_of(resolved: Resolved, pool: ResolvedPool) -> float:
+    """What activations of a full batch, graphs and libraries take of one GPU, roughly."""
+    shape = resolved.architecture
+    width = max(shape.dense_intermediate, shape.intermediate * shape.experts_per_token) / pool.tensor_parallel
+    per_token = (2 * width + 4 * shape.hidden) * DTYPE_BYTES[pool.dtype]
+    return pool.batch_tokens * per_token / GIB + (LIBRARIES_GIB if not pool.eager else LIBRARIES_GIB / 2)
 
 
 def kv_room_gib(resolved: Resolved, pool: ResolvedPool) -> float:

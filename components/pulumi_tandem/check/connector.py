@@ -26,7 +26,7 @@ CONNECTORS = frozenset({
     "SimpleCPUOffloadConnector", "HF3FSKVConnector",
 })  # fmt: skip
 ALIASES = {"NixlPullConnector": "NixlConnector"}
-BY_ROLE = ("LMCache", "Mooncake", "MoRIIO", "P2pNccl", "FlexKV")
+BY_ROLE = ("LMCacheConnector", "Mooncake", "MoRIIO", "P2pNccl", "FlexKV")
 """Beginnings of connectors that go by the role in the declaration; NIXL goes by each request."""
 KV_BOTH_DEPRECATED = (0, 23)
 
@@ -40,7 +40,7 @@ _FACTORY = "vLLM 0.32/0.33 distributed/kv_transfer/kv_connector/factory.py"
     story="""Without a connector an engine neither hands KV out nor takes it in. Requests are answered with 200 all the
     same: decode reads each prompt again, the prefill pool works for nothing, and one line in a log is the only trace.
     Dynamo's runtime stops such a prefill worker at start since 1.0.""",
-    source="vLLM 0.32/0.33 config/kv_transfer.py: kv_connector is None by default; llm-d-router sidecar nixlv2",
+    source="vLLM 0.32/0.33 config/kv_transfer.py: kv_connector is None by default; aiconfigurator#519",
 )
 def has_connector(resolved: Resolved) -> Iterator[Breach]:
     """Every vLLM pool of a pair names a connector."""
@@ -141,7 +141,7 @@ def no_kv_both(resolved: Resolved) -> Iterator[Breach]:
     title="the keys of --kv-transfer-config are ones that the engine knows",
     story="""The engine refuses a key that it does not know, so that a misspelt one cannot be ignored in silence.
     Manifests of older releases have kv_rank, kv_parallel_size, kv_ip and kv_buffer_size, which are gone.""",
-    source=f"{_CONFIG}, class KVTransferConfig: extra='forbid'",
+    source=f"{_CONFIG}, class KVTransferConfig: extra='forbid'; vllm#15960",
 )
 def known_fields(resolved: Resolved) -> Iterator[Breach]:
     """Further keys of the connector are fields of the release's class."""

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 from pulumi_tandem import catalog
 from pulumi_tandem.check.registry import Breach, rule
-from pulumi_tandem.resolve import Resolved, ResolvedPool
+from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
 
 _ROUTE_TIMEOUT_S = {"envoy": 15.0, "envoy-ai-gateway": 60.0, "gke-gateway": 30.0}
 """Longest request of a front door that is told nothing. Sources: Envoy route.RouteAction.timeout; envoy-ai-gateway
 (LLMKube#734); GKE BackendConfig, backend service timeout."""
 _IDLE_TIMEOUT_S = {"aws-alb": 60.0, "nginx": 60.0}
 """Longest silence. Sources: ELB User Guide, idle_timeout.timeout_seconds; ingress-nginx, proxy-read-timeout."""
+_PORT_PER_RANK = "--data-parallel-multi-port-external-lb"
 _RANKED_PORTS = ("side_channel", "kv_events")
 """The engine adds the data-parallel rank to these. Source: vLLM 0.33 nixl/base_scheduler.py, config/kv_events.py."""
 
@@ -150,6 +151,26 @@ def _first_clash(pool: ResolvedPool, takers: dict[int, tuple[str, str]]) -> tupl
                 clash = (name, port, takers[port])
             takers.setdefault(port, (pool.name, name))
     return clash
+
+
+@rule(
+    code="TND0286",
+    title="as many HTTP ports are written down as the engine opens",
+    story="""With a port for each data-parallel rank, the front door deals requests to the ranks. With vLLM's own
+    balancing, hybrid too, one port serves all ranks of a machine. A port that nobody listens on answers its share
+    of requests with connection refused; a rank whose port is left out does no work.""",
+    source="vLLM 0.33 docs/serving/data_parallel_deployment.md; llm-d InferencePool targetPorts",
+)
+def http_ports_listen(resolved: Resolved) -> Iterator[Breach]:
+    """Ports whose name begins with http are one, or one per rank of a machine where each rank has its own."""
+    for pool in resolved.pools:
+        ports = [port for name, port in pool.pod.ports.items() if name.startswith("http")]
+        each = any(flag[0] == _PORT_PER_RANK for flag in split_flags(pool.extra_args))
+        opened = -(-pool.data_parallel // pool.nodes_per_worker) if each else 1
+        if ports and len(ports) != opened:
+            message = f"{len(ports)} HTTP ports are written down, and the engine opens {opened}"
+            fix = f"write {opened}; {_PORT_PER_RANK} gives each rank its own"
+            yield Breach(path=f"{pool.name}.pod.ports", message=message, fix=fix)
 
 
 @rule(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from pulumi_tandem.check.hardware import BLACKWELL_EXPERTS
 from pulumi_tandem.check.pair import pair
 from pulumi_tandem.check.registry import Breach, rule
 from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
@@ -12,6 +13,7 @@ SLEEP_IS_CHECKED = (0, 32)
 MOONCAKE_UNEQUAL = (0, 20)
 SEVERAL_HAND_OVER = (0, 11)
 """Releases before were seen to fail; later ones were not read."""
+METRICS_PATHS = {"vLLM": "/metrics", "TensorRT-LLM": "/prometheus/metrics"}
 _CHANGING = ("--hf-overrides", "--rope-", "--hf-config-path")
 
 
@@ -20,11 +22,11 @@ _CHANGING = ("--hf-overrides", "--rope-", "--hf-config-path")
     title="a pair with LMCache has equal tensor parallelism",
     story="""Its disaggregated mode sends from rank to rank of the same number. With another split on the other side the
     ranks that have no partner wait.""",
-    source="LMCache PD mode with LMCacheConnectorV1; LMCache discussion of unequal TP",
+    source="LMCache/LMCache#1142 (LMCacheConnectorV1 in vLLM 0.9.2)",
 )
 def lmcache_ranks(resolved: Resolved) -> Iterator[Breach]:
     """Tensor parallelism is equal with LMCache."""
-    two = _named(resolved, "LMCache")
+    two = _named(resolved, "LMCacheConnector")
     if two and two[0].tensor_parallel != two[1].tensor_parallel:
         message = (
             f"decode is split over {two[1].tensor_parallel} GPUs and prefill over {two[0].tensor_parallel}; LMCache "
@@ -40,11 +42,11 @@ def lmcache_ranks(resolved: Resolved) -> Iterator[Breach]:
     title="processes that find KV by a hash compute the same hash",
     story="""LMCache names chunks by Python's hash, which is random in every process unless PYTHONHASHSEED is set.
     Decode then never finds what prefill stored, and the buffer fills up.""",
-    source="LMCache docs: PYTHONHASHSEED",
+    source="vllm#21161",
 )
 def one_hash_seed(resolved: Resolved) -> Iterator[Breach]:
     """PYTHONHASHSEED is set, alike, on both pools with LMCache."""
-    two = _named(resolved, "LMCache")
+    two = _named(resolved, "LMCacheConnector")
     if not two:
         return
     seeds = [dict(pool.env).get("PYTHONHASHSEED") for pool in two]
@@ -143,7 +145,7 @@ def dspark(resolved: Resolved) -> Iterator[Breach]:
     title="both pools use the same revision of the weights",
     story="""The handshake compares names and shapes and not the revision: decode continues from KV of other weights,
     fluently and wrong, with 200 OK.""",
-    source="vLLM 0.32/0.33 .../nixl/metadata.py compute_nixl_compatibility_hash: no revision in it",
+    source="vLLM 0.32/0.33 .../nixl/metadata.py compute_nixl_compatibility_hash has no revision; vllm#55776",
 )
 def same_revision(resolved: Resolved) -> Iterator[Breach]:
     """Revisions of the pair are equal."""
@@ -249,6 +251,44 @@ def one_hands_over(resolved: Resolved) -> Iterator[Breach]:
             )
             path = f"{pool.name}.connector.extra.connectors"
             yield Breach(path=path, message=message, fix="use NixlConnector alone, or a newer vLLM")
+
+
+@rule(
+    code="TND0122",
+    title="metrics are scraped where the engine has them",
+    story="""vLLM has Prometheus metrics at /metrics. TensorRT-LLM answers there with JSON about its iterations, which
+    Prometheus cannot read, and has metrics at /prometheus/metrics once return_perf_metrics is on. A target that is
+    scraped at the wrong place is down, and with it every alert and autoscaler that goes by it.""",
+    source="vLLM 0.32/0.33 /metrics; TensorRT-LLM 1.2 trtllm-serve: /metrics, /prometheus/metrics",
+)
+def metrics_are_there(resolved: Resolved) -> Iterator[Breach]:
+    """metrics_path is the engine's, and TensorRT-LLM's are on."""
+    for pool in resolved.pools:
+        right = METRICS_PATHS[pool.engine_name]
+        if pool.metrics_path is None:
+            continue
+        if pool.metrics_path != right:
+            message = f"{pool.engine_name} has no Prometheus metrics at {pool.metrics_path!r}"
+            yield Breach(path=f"{pool.name}.metrics_path", message=message, fix=f"use {right!r}")
+        elif pool.tensorrt_llm and not pool.tensorrt_llm.perf_metrics:
+            message = f"TensorRT-LLM has nothing at {right!r} unless return_perf_metrics is on"
+            yield Breach(path=f"{pool.name}.engine.perf_metrics", message=message, fix="use perf_metrics=True")
+
+
+@rule(
+    code="TND0123",
+    title="kernels for experts run on the GPU",
+    story="""CUTLASS runs everywhere. TRTLLM, CUTEDSL and DEEPGEMM were written for Blackwell's data-centre GPUs and
+    assert on any other while the model is built.""",
+    source="TensorRT-LLM 1.2 _torch/modules/fused_moe: SM100 and SM103 only",
+)
+def experts_kernels(resolved: Resolved) -> Iterator[Breach]:
+    """moe_backend is one that the compute capability has."""
+    for pool in resolved.pools:
+        name = (pool.tensorrt_llm.moe_backend or "").upper() if pool.tensorrt_llm else ""
+        if name in BLACKWELL_EXPERTS and pool.gpu.compute_capability // 10 != 10:
+            message = f"experts' kernels {name} do not run on {pool.gpu.name}; the server would not start"
+            yield Breach(path=f"{pool.name}.engine.moe_backend", message=message, fix="use 'CUTLASS', or name none")
 
 
 def _flags(flags: list[tuple[str, ...]]) -> str:

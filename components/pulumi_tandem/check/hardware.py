@@ -18,6 +18,9 @@ TENSORRT_NEEDS = {"fp8": 89, "int8": 80, "int4": 80, "nvfp4": 100, "mxfp4": 90}
 """Source: TensorRT-LLM 1.2 support matrix, hardware against precision."""
 BACKENDS_READ = (0, 32)
 """First vLLM whose attention backends were read."""
+BLACKWELL_EXPERTS = ("TRTLLM", "CUTEDSL", "DEEPGEMM")
+"""Kernels for experts of TensorRT-LLM that were written for compute capability 10.x. Source: TensorRT-LLM 1.2
+_torch/modules/fused_moe: asserts on the SM version."""
 NATIVE = {"fp8": 89, "nvfp4": 100, "mxfp8": 100, "int8": 75, "bfloat16": 0}
 """Compute capability from which activations of a type are computed with as they are."""
 
@@ -46,7 +49,7 @@ def dtype_exists(resolved: Resolved) -> Iterator[Breach]:
     story="""Each way of storing weights needs a compute capability, which differs between engines and fell with their
     releases: vLLM 0.10.0 had MXFP4 for Hopper only and has it for Ampere since; TensorRT-LLM needs Blackwell for NVFP4,
     which vLLM unpacks on older GPUs.""",
-    source="vLLM 0.33 get_min_capability; TensorRT-LLM 1.2 support matrix",
+    source="vLLM 0.33 get_min_capability; vllm#22422; TensorRT-LLM 1.2 support matrix",
 )
 def kernels_exist(resolved: Resolved) -> Iterator[Breach]:
     """Compute capability is at least what the engine's kernels need."""
@@ -93,7 +96,7 @@ def numbers_are_native(resolved: Resolved) -> Iterator[Breach]:
     story="""In checkpoints like DeepSeek's, 128 x 128 weights share a scale. Each GPU's part of a matrix must hold
     whole blocks: 1536 wide experts split over 8 are 192, one and a half. Experts that stay whole (expert parallelism)
     are not cut.""",
-    source="vLLM 0.32/0.33 quantization/fp8.py, fp8_utils.py validate_fp8_block_shape; sglang has the same check",
+    source="vLLM 0.32/0.33 quantization/fp8.py, fp8_utils.py validate_fp8_block_shape; vllm#17569; sglang#3345",
 )
 def scales_are_whole(resolved: Resolved) -> Iterator[Breach]:
     """Widths per GPU are multiples of the scale's block."""
@@ -169,7 +172,7 @@ def scales_travel(resolved: Resolved) -> Iterator[Breach]:
     title="the image runs on the machine's processor",
     story="""Grace machines (GH200, GB200, GB300) are arm64. An x86 image ends with 'exec format error', or is not found
     for the platform at all, after the node was paid for.""",
-    source="OCI image index: platform.architecture; NVIDIA Grace",
+    source="OCI image index: platform.architecture; InferenceX#1582",
 )
 def image_runs(resolved: Resolved) -> Iterator[Breach]:
     """The image was built for the architecture that the GPU comes with."""

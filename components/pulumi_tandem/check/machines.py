@@ -1,4 +1,4 @@
-"""Codes 0220 to 0234: node pools, what EC2 launches, and how many machines there can be."""
+"""Codes 0220 to 0233: node pools, what EC2 launches, and how many machines there can be."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def known_types(resolved: Resolved) -> Iterator[Breach]:
 def known_node_pools(resolved: Resolved) -> Iterator[Breach]:
     """pod.node_pool names one of cluster.node_pools."""
     known = [nodes.name for nodes in resolved.node_pools]
-    for pool in resolved.pools:
+    for pool in resolved.pools if resolved.cluster else ():
         name = pool.pod.node_pool
         if name is not None and name not in known:
             near = nearest(name, known)

@@ -1,4 +1,4 @@
-"""Codes 0234 to 0239 and 0240 to 0244: Kubernetes' version, machine images, device plugins and taints."""
+"""Codes 0234 to 0243: Kubernetes' version, machine images, device plugins, taints and shared GPUs."""
 
 from collections.abc import Iterator
 
@@ -14,12 +14,14 @@ _DRA_SINCE = 34
 _DRIVER_OF_CUDA = {12: 525, 13: 580}
 """Major version of CUDA: first major version of the driver that runs it. Source: CUDA Compatibility, minor version
 compatibility."""
+_AL2_UNTIL = 32
+"""Last minor version of Kubernetes with an Amazon Linux 2 image on EKS."""
 _BOTTLEROCKET, _AL2023 = "BOTTLEROCKET", "AL2023"
 
 
 @rule(
     code="TND0234",
-    title="EKS still has the version of Kubernetes",
+    title="the version of Kubernetes is still kept by EKS",
     story="""EKS keeps a version for 26 months, the last 12 at six times the price. After that no cluster of it can
     be made, and clusters that are left are upgraded by AWS at a time of its choosing. The dates are data of the
     catalog, with the day on which they were looked up.""",
@@ -41,7 +43,7 @@ def version_is_kept(resolved: Resolved) -> Iterator[Breach]:
 
 @rule(
     code="TND0235",
-    title="Dynamic Resource Allocation is there where it is used",
+    title="claims of devices (Dynamic Resource Allocation) are there where they are used",
     story="""Claims of resource.k8s.io/v1 exist from Kubernetes 1.34 on. NVLink between machines is reached through
     a ComputeDomain only, which is such a claim: without it the GPUs of an NVL72 rack see their own machine, and KV
     goes over TCP.""",
@@ -202,6 +204,46 @@ def plugins_tolerate(resolved: Resolved) -> Iterator[Breach]:
             fix = f"add Toleration(key={taint.key!r}, operator='Exists')"
             path = f"cluster.{name}.tolerations"
             yield Breach(path=path, message=f"{message}; workers would stay Pending", fix=fix)
+
+
+@rule(
+    code="TND0242",
+    title="the machine image is made for the version of Kubernetes",
+    story="""Amazon Linux 2 ended with Kubernetes 1.32: EKS makes no image of it for later versions, and a node
+    group that asks for one is refused when it is created, or when the cluster is upgraded.""",
+    source="EKS User Guide, Amazon Linux 2 AMI deprecation; Karpenter documentation (AL2 dropped at 1.33)",
+)
+def image_is_made(resolved: Resolved) -> Iterator[Breach]:
+    """No AL2_ family from 1.33 on."""
+    version = resolved.cluster.version if resolved.cluster else None
+    for nodes in resolved.node_pools if version else ():
+        family = nodes.declared.ami_family or ""
+        if version and family.startswith("AL2_") and int(version.partition(".")[2]) > _AL2_UNTIL:
+            message = f"there is no {family} for Kubernetes {version}; the last was 1.{_AL2_UNTIL}"
+            path = f"{nodes_path(resolved, nodes)}.ami_family"
+            yield Breach(path=path, message=message, fix="use 'AL2023_x86_64_NVIDIA'")
+
+
+@rule(
+    code="TND0243",
+    severity="warning",
+    title="engines that may be given one GPU ask for no more than it has",
+    story="""Time slicing and MPS hand one GPU to several pods, and neither divides its memory. An engine takes its
+    fraction of the whole card, whoever else is on it: which one finds too little is a matter of who starts second,
+    and changes with every restart.""",
+    source="NVIDIA k8s-device-plugin, shared access to GPUs; vLLM 0.33 v1/worker/gpu_worker.py",
+)
+def shared_gpus_hold(resolved: Resolved) -> Iterator[Breach]:
+    """The two largest memory fractions of workers on shared GPUs are at most 1 together."""
+    for nodes, pools in pools_by_nodes(resolved):
+        fractions = sorted(share for pool in pools for share in [pool.memory_fraction] * min(pool.workers, 2))
+        if nodes.declared.gpu_sharing != "none" and len(fractions) > 1 and sum(fractions[-2:]) > 1:
+            message = (
+                f"with {nodes.declared.gpu_sharing} two engines may be given one GPU, and they would take "
+                f"{sum(fractions[-2:]):g} of its memory"
+            )
+            fix = "use gpu_sharing='none', or memory_fraction of at most 0.5"
+            yield Breach(path=f"{nodes_path(resolved, nodes)}.gpu_sharing", message=message, fix=fix)
 
 
 def _uncovered(resolved: Resolved, plugin: DevicePlugin) -> Taint | None:

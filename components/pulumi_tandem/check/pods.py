@@ -1,4 +1,4 @@
-"""Codes 0245 to 0262: memory, permissions, disks, probes and grace periods of pods, and the model's token."""
+"""Codes 0245 to 0259: memory, permissions, disks, probes and grace periods of pods, and the model's token."""
 
 import math
 from collections.abc import Iterator
@@ -55,9 +55,7 @@ def limit_holds_shm(resolved: Resolved) -> Iterator[Breach]:
                 f"shared memory (/dev/shm) may take {shm:g} GiB, and the pod {limit:g}; it would "
                 "be killed before that is full"
             )
-            yield Breach(
-                path=f"{pool.name}.pod.memory_gib", message=message, fix=f"use more than {shm:g}"
-            )
+            yield Breach(path=f"{pool.name}.pod.memory_gib", message=message, fix=f"use more than {shm:g}")
 
 
 @rule(
@@ -175,13 +173,14 @@ def claim_is_shared(resolved: Resolved) -> Iterator[Breach]:
 
 
 def _needs_machines(claimed: list[ResolvedPool]) -> int:
-    """Machines that the pods of these pools are on at least."""
+    """Machines that the pods of these pools may be on; nothing keeps them together where there are several."""
     named = {pool.pod.node or (pool.nodes and pool.nodes.name) for pool in claimed}
     nodes = claimed[0].nodes
     per_node = (nodes and nodes.gpus_per_node) or 0
     filled = -(-sum(gpus_of_pool(pool) for pool in claimed) // per_node) if per_node else 1
     spread = max(pool.nodes_per_worker for pool in claimed)
-    return max(len(named), filled, spread)
+    several = sum(pool.workers for pool in claimed) > 1 and not any(pool.pod.node for pool in claimed)
+    return max(len(named), filled, spread, (nodes and several and nodes.declared.nodes) or 1)
 
 
 @rule(

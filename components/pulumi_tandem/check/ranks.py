@@ -29,7 +29,7 @@ def experts_exist(resolved: Resolved) -> Iterator[Breach]:
     title="experts can be dealt out evenly over the GPUs that share them",
     story="""With expert parallelism every GPU of tensor x data parallelism holds the same number of experts, redundant
     ones included. Otherwise the engine stops on an assertion while it builds the model.""",
-    source="vLLM 0.32/0.33 model_executor/models/deepseek_v2.py: n_physical_experts and ep_size",
+    source="vLLM 0.32/0.33 model_executor/models/deepseek_v2.py: n_physical_experts and ep_size; vllm#52435",
 )
 def experts_divide(resolved: Resolved) -> Iterator[Breach]:
     """The number of experts is divisible by the GPUs that share them."""
@@ -76,7 +76,7 @@ def nodes_divide(resolved: Resolved) -> Iterator[Breach]:
     title="ranks that work together have whole GPUs",
     story="""A process sees one MIG slice, and slices have no path to each other: the engine cannot form a group of
     them, and no GPU-to-GPU transfer leaves one.""",
-    source="NVIDIA MIG User Guide: no GPU-to-GPU P2P; vLLM 0.33 platforms/cuda.py",
+    source="NVIDIA MIG User Guide: no GPU-to-GPU P2P; vllm#7211",
 )
 def no_slices_in_groups(resolved: Resolved) -> Iterator[Breach]:
     """Workers over several GPUs are not made of slices."""
@@ -92,7 +92,7 @@ def no_slices_in_groups(resolved: Resolved) -> Iterator[Breach]:
     title="engines on one GPU ask for no more than it has",
     story="""memory_fraction is a share of the whole card for each engine. Two engines that are pinned to one GPU, or
     share it by time slicing, add up; whichever starts second finds no memory for its cache.""",
-    source="vLLM 0.32/0.33 v1/worker/gpu_worker.py: free memory against gpu_memory_utilization",
+    source="vLLM 0.32/0.33 v1/worker/gpu_worker.py: free memory against gpu_memory_utilization; vllm#10533",
 )
 def shares_add_up(resolved: Resolved) -> Iterator[Breach]:
     """Fractions of all workers on one device add up to at most one."""
@@ -120,7 +120,7 @@ def shares_add_up(resolved: Resolved) -> Iterator[Breach]:
     story="""The driver, CUDA's contexts, graphs that are captured after the cache was sized, and the symmetric heap of
     expert all-to-all libraries lie outside the engine's budget. Above 0.95 a small model runs out of memory at start, a
     large one under load.""",
-    source="vLLM 0.32/0.33 config/cache.py gpu_memory_utilization (default 0.92); llm-d wide-EP guide: 0.8",
+    source="vLLM 0.32/0.33 config/cache.py gpu_memory_utilization (default 0.92); vllm#10797; llm-d wide-EP guide: 0.8",
 )
 def some_is_left(resolved: Resolved) -> Iterator[Breach]:
     """memory_fraction is at most 0.95 with vLLM."""

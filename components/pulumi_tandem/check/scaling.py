@@ -113,7 +113,7 @@ def zero_together(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0265",
     title="an autoscaler's bounds are in order",
-    story="""A least above the most is refused by Kubernetes when the object is created.""",
+    story="""A least above the most is refused by Kubernetes when the object is made, after the rest of the stack.""",
     source="Kubernetes, HorizontalPodAutoscaler v2, minReplicas and maxReplicas",
 )
 def bounds_in_order(resolved: Resolved) -> Iterator[Breach]:
@@ -121,7 +121,7 @@ def bounds_in_order(resolved: Resolved) -> Iterator[Breach]:
     for pool in resolved.pools:
         for each in pool.autoscalers:
             if each.workers_max is not None and each.workers_min > each.workers_max:
-                message = f"at least {each.workers_min} and at most {each.workers_max} workers; Kubernetes refuses it"
+                message = f"at least {each.workers_min} and at most {each.workers_max}; Kubernetes refuses it"
                 yield Breach(path=f"{pool.name}.autoscalers", message=message, fix="swap them, or raise workers_max")
 
 

@@ -37,7 +37,7 @@ def has_transceiver(resolved: Resolved) -> Iterator[Breach]:
     title="both servers use one transceiver",
     story="""Context and generation server open connections of the transceiver's own kind; two kinds have no connection,
     and no transfer takes place. DEFAULT is NIXL in current releases.""",
-    source=f"{_DISAGGREGATED}: backend DEFAULT, NIXL, UCX, MOONCAKE",
+    source=f"{_DISAGGREGATED}: backend DEFAULT, NIXL, UCX, MOONCAKE; TensorRT-LLM#18388",
 )
 def same_transceiver(resolved: Resolved) -> Iterator[Breach]:
     """Transceivers of the pair are the same."""
@@ -56,7 +56,7 @@ def same_transceiver(resolved: Resolved) -> Iterator[Breach]:
     title="the transceiver's buffer holds whole blocks",
     story="""The buffer is carved into KV blocks; a size in tokens that is no multiple of tokens_per_block is an
     assertion while the executor is built.""",
-    source="TensorRT-LLM 1.2 cpp/tensorrt_llm/batch_manager/cacheTransBuffer.cpp",
+    source="TensorRT-LLM 1.3.0rc, assertion of the transfer buffer; aiconfigurator#375",
 )
 def buffer_holds_blocks(resolved: Resolved) -> Iterator[Breach]:
     """max_tokens_in_buffer is a multiple of the block."""
@@ -75,7 +75,7 @@ def buffer_holds_blocks(resolved: Resolved) -> Iterator[Breach]:
     title="the transceiver's buffer holds the longest prompt",
     story="""With NIXL a longer prompt would need a buffer that grows, which it cannot use: warnings, then failed
     transfers, for long prompts only. UCX grows its buffers.""",
-    source=f"{_DISAGGREGATED}: max_tokens_in_buffer; NIXL and dynamic buffers",
+    source=f"{_DISAGGREGATED}: max_tokens_in_buffer; dynamo#5523",
 )
 def buffer_holds_prompt(resolved: Resolved) -> Iterator[Breach]:
     """max_tokens_in_buffer is at least prompt_tokens_max where buffers are fixed."""
@@ -111,7 +111,7 @@ def no_overlap_on_context(resolved: Resolved) -> Iterator[Breach]:
     title="a prompt fits into one step where it is not read in chunks",
     story="""Without chunked prefill a prompt is read in one step of at most max_num_tokens. A longer one, the
     template's tokens included, brings the context server down.""",
-    source="TensorRT-LLM 1.2 docs: max_num_tokens, enable_chunked_prefill",
+    source="TensorRT-LLM#3937; TensorRT-LLM 1.2 docs: max_num_tokens, enable_chunked_prefill",
 )
 def prompt_fits_step(resolved: Resolved) -> Iterator[Breach]:
     """batch_tokens of the context server is at least prompt_tokens_max without chunks."""
@@ -148,7 +148,7 @@ def same_drafts(resolved: Resolved) -> Iterator[Breach]:
     title="what the FLASHINFER backend keeps is not cut",
     story="""The kernels that split and join KV between unequal parallelism assume the layout of the TRTLLM backend.
     With FLASHINFER they scramble heads: fluent, wrong answers, no error.""",
-    source="TensorRT-LLM issue on FlashInfer and unequal TP (1.0.0rc4); layout of splitKVCacheDispatch",
+    source="TensorRT-LLM#6507 (1.0.0rc4)",
 )
 def layout_is_known(resolved: Resolved) -> Iterator[Breach]:
     """FLASHINFER stands with equal parallelism only."""

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -12,10 +12,8 @@ from pulumi_tandem import catalog as rows_of
 from pulumi_tandem import check as checks
 from pulumi_tandem.check.declared import same_names
 from pulumi_tandem.cli import catalog_view
-from pulumi_tandem.cli import plan as planning
 from pulumi_tandem.cli.formats import Checked, Format, written
-from pulumi_tandem.cli.picture import PictureError
-from pulumi_tandem.cli.program import Program, read_program
+from pulumi_tandem.cli.program import File, Program, read_program, services_of
 from pulumi_tandem.cli.refusal import Refusal
 from pulumi_tandem.cli.screen import AsJson, console
 from pulumi_tandem.declare import Service
@@ -24,15 +22,9 @@ from pulumi_tandem.lower import Fleet, lower
 from pulumi_tandem.plan import judge
 from pulumi_tandem.resolve import resolve
 
-if TYPE_CHECKING:
-    from pulumi_tandem.plan.search import By
-
-File = Annotated[
-    Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A Python file that declares services.")
-]
 Files = Annotated[
     list[Path],
-    typer.Argument(metavar="FILE...", exists=True, dir_okay=False, help="Python files that declare services."),
+    typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="Python files that declare services."),
 ]
 
 
@@ -43,13 +35,6 @@ class TableName(StrEnum):
     INSTANCES = "instances"
     MODELS = "models"
     ENGINES = "engines"
-
-
-class Smallest(StrEnum):
-    """What a plan keeps small."""
-
-    COST = "cost"
-    GPUS = "gpus"
 
 
 def check(
@@ -71,36 +56,6 @@ def check(
         raise typer.Exit(1)
 
 
-def plan(  # noqa: PLR0913, PLR0917 - a command line
-    file: File,
-    by: Annotated[Smallest, typer.Option(help="What is to be small.")] = Smallest.COST,
-    gpus: Annotated[int | None, typer.Option(min=1, help="Say also the highest load that so many GPUs serve.")] = None,
-    as_json: AsJson = False,
-    plot: Annotated[Path | None, typer.Option(dir_okay=False, help="Draw the picture, as .png or .svg.")] = None,
-    html: Annotated[Path | None, typer.Option(dir_okay=False, help="Write a report with the picture.")] = None,
-    write: Annotated[
-        bool, typer.Option("--write", help="Pin the shapes of tandem.Auto pools in FILE's .plan.json.")
-    ] = False,
-) -> None:
-    """Plan the services that FILE declares: shapes that meet the objectives, and whether to disaggregate.
-
-    Exits with 1 where a service cannot be planned, or has no pools that meet its objectives.
-    """
-    try:
-        plans = planning.planned(_services(file), by=cast("By", by.value), gpus=gpus)
-        done = planning.written(plans, program=file, plot=plot, html=html, write=write)
-    except (DeclarationError, PictureError) as error:
-        raise Refusal(str(error)) from None
-    if as_json:
-        typer.echo(planning.to_json(plans))
-    else:
-        console().print(*(planning.plan_view(one) for one in plans), sep="\n")
-    for line in done.lines:
-        typer.echo(line, err=True)
-    if not done.is_met:
-        raise typer.Exit(1)
-
-
 def render(file: File, as_json: AsJson = False) -> None:
     """Print the exact processes that FILE's services become: argv, environment, ports.
 
@@ -108,7 +63,7 @@ def render(file: File, as_json: AsJson = False) -> None:
     not rendered; `tandem check` tells them.
     """
     try:
-        fleets = [lower(resolved) for resolved in checks.accept(*_services(file))]
+        fleets = [lower(resolved) for resolved in checks.accept(*services_of(file))]
     except DeclarationError as error:
         raise Refusal(str(error)) from None
     if as_json:
@@ -133,12 +88,12 @@ def catalog(
 ) -> None:
     """Show what is known of GPUs, EC2 instances, models and engine releases, each row with its source."""
     try:
-        found = catalog_view.rows(table.value, name) if table else []
+        found = catalog_view.rows(cast("rows_of.Table", table.value), name) if table else []
     except rows_of.UnknownName as error:
         near = f"; did you mean {error.nearest}?" if error.nearest else ""
         raise Refusal(f"{error}{near}") from None
     if as_json:
-        tables = [each for each in rows_of.TABLES if table is None or each == table.value]
+        tables = (cast("rows_of.Table", table.value),) if table else rows_of.TABLES
         shown: Any = {each: catalog_view.as_json(catalog_view.rows(each, name)) for each in tables}
         typer.echo(json.dumps(shown, indent=2))
     elif not table:
@@ -148,13 +103,6 @@ def catalog(
 
 
 # --- parts ----------------------------------------------------------------------------------------
-
-
-def _services(file: Path) -> tuple[Service, ...]:
-    program = read_program(file)
-    if program.findings:
-        raise Refusal(checks.report(program.findings))
-    return program.services
 
 
 def _findings(program: Program) -> tuple[Finding, ...]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pulumi_tandem.cli import declared, running
+from pulumi_tandem.cli import declared, predicted, running
 from pulumi_tandem.cli.refusal import Refusal
 
 app = typer.Typer(
@@ -18,7 +18,14 @@ app = typer.Typer(
 
 BEFORE = "Before anything exists"
 RUNNING = "A stack that runs"
-for command in (declared.check, declared.plan, declared.render, declared.explain, declared.catalog):
+for command in (
+    declared.check,
+    predicted.plan,
+    predicted.simulate,
+    declared.render,
+    declared.explain,
+    declared.catalog,
+):
     app.command(rich_help_panel=BEFORE)(command)
 for command in (running.up, running.status, running.logs, running.evidence, running.abort, running.down):
     app.command(rich_help_panel=RUNNING)(command)

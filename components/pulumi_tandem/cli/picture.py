@@ -23,11 +23,32 @@ def draw(plans: Sequence[Plan], path: Path) -> None:
 
     Raises PictureError where matplotlib is missing, or the file's name is of no known kind.
     """
+    require_picture_name(path)
+    save(_figure(plans), path)
+
+
+def require_picture_name(path: Path) -> None:
+    """Raises PictureError where the file's name is of no known kind."""
     if path.suffix.lower() not in SUFFIXES:
         raise PictureError(f"{path.name!r} is no picture's name; end it with {' or '.join(SUFFIXES)}")
-    figure = _figure(plans)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a figure; the same one gives the same file."""
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
     figure.savefig(path, metadata=metadata, dpi=150)
+
+
+def blank(width: float, height: float) -> Any:
+    """An empty figure, in inches. Raises PictureError where matplotlib is missing."""
+    try:
+        import matplotlib as mpl  # noqa: PLC0415 - a second to load, and only the picture needs it
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ImportError:
+        msg = "drawing needs matplotlib, which is not installed; pip install 'pulumi-tandem[plot]'"
+        raise PictureError(msg) from None
+    mpl.rcParams["svg.hashsalt"] = "tandem"  # the same figure gives the same file
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def svg(plans: Sequence[Plan]) -> str:
@@ -38,14 +59,7 @@ def svg(plans: Sequence[Plan]) -> str:
 
 
 def _figure(plans: Sequence[Plan]) -> Any:
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 - a second to load, and only the picture needs it
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError:
-        msg = "drawing needs matplotlib, which is not installed; pip install 'pulumi-tandem[plot]'"
-        raise PictureError(msg) from None
-    mpl.rcParams["svg.hashsalt"] = "tandem"  # the same plan gives the same file
-    figure = Figure(figsize=(11, 4.2 * len(plans)), layout="constrained")
+    figure = blank(11, 4.2 * len(plans))
     axes = figure.subplots(len(plans), len(SPEEDS), squeeze=False)
     for row, plan in zip(axes, plans, strict=True):
         found = points(plan.service)

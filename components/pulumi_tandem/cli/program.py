@@ -10,11 +10,17 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from pulumi_tandem.cli.refusal import Refusal
 from pulumi_tandem.declare import Service
-from pulumi_tandem.finding import DeclarationError, Finding
+from pulumi_tandem.finding import DeclarationError, Finding, report
+
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, help="A Python file that declares services.")
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +61,14 @@ def read_program(file: Path) -> Program:
     return Program(file=file, services=tuple(services))
 
 
+def services_of(file: Path) -> tuple[Service, ...]:
+    """The services of a file. Raises Refusal where a value could not be made, too."""
+    program = read_program(file)
+    if program.findings:
+        raise Refusal(report(program.findings))
+    return program.services
+
+
 def _is_refused_by_us(error: Exception) -> bool:
     """Whether a component refused a declaration that is checked here anyhow."""
     pulumi = sys.modules.get("pulumi")
@@ -87,18 +101,26 @@ class _MockedPulumi(MetaPathFinder, Loader):
     def __init__(self, name: str) -> None:
         self.name = name
         self.loader: Loader | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     def install(self) -> None:
         """Watches imports; a Pulumi that is there already gets its mocks at once."""
         if "pulumi" in sys.modules:
-            _mock(self.name)
+            self._mock()
         else:
             sys.meta_path.insert(0, self)
 
     def remove(self) -> None:
-        """Watches no more."""
+        """Watches no more, and ends what Pulumi left to be done."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
+        if self.loop:
+            tasks = asyncio.all_tasks(self.loop)
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self.loop.close()
+            asyncio.set_event_loop(None)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -107,7 +129,7 @@ class _MockedPulumi(MetaPathFinder, Loader):
         del path, target
         if fullname != "pulumi":
             return None
-        self.remove()
+        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(fullname)
         if spec is not None:
             self.loader, spec.loader = spec.loader, self
@@ -122,6 +144,11 @@ class _MockedPulumi(MetaPathFinder, Loader):
         """As Pulumi's loader does, and then the mocks."""
         assert self.loader
         self.loader.exec_module(module)
+        self._mock()
+
+    def _mock(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.loop)
         _mock(self.name)
 
 
@@ -140,5 +167,4 @@ def _mock(name: str) -> None:
             del args
             return {}, None
 
-    asyncio.set_event_loop(asyncio.new_event_loop())
     pulumi.runtime.set_mocks(NoResources(), project=name, stack=name, preview=True)

@@ -60,6 +60,8 @@ class TensorRtLlm(Noun):
     """Whether the next step is scheduled while the last one runs."""
     chunked_prefill: bool = False
     """Whether a prompt longer than `batch_tokens` is read in several steps."""
+    moe_backend: str | None = None
+    """`moe_config.backend`: `CUTLASS`, `TRTLLM`, `CUTEDSL`, `DEEPGEMM`, `WIDEEP`, ... Default: the engine's."""
     beams: int = Field(default=1, ge=1)
     """`max_beam_width`."""
     attention_data_parallel: bool = False

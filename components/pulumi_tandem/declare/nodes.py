@@ -107,7 +107,8 @@ class NodePool(Noun):
     root_volume_gib: float | None = Field(default=None, gt=0)
     nvme_raid0: bool = False
     """Whether the machine's own NVMe disks hold images and the pods' scratch space, in place of the root volume."""
-    gpu_sharing: Literal["none", "mig", "time-slicing", "mps"] = "none"
+    gpu_sharing: Literal["none", "time-slicing", "mps"] = "none"
+    """How several pods are given one GPU; slices of MIG are declared by the pool that uses them (`Pool.mig`)."""
     rdma_devices: int | None = Field(default=None, ge=0)
     """InfiniBand or RoCE devices of each machine that pods can ask for. Default: not known."""
     nvlink_domain: str | None = None

@@ -70,6 +70,8 @@ class Pool(Noun):
     """Container image with the engine. Default: Tandem's for the engine's version."""
     image_arch: Literal["amd64", "arm64"] | None = None
     """What the image was built for. Default: what the machine is."""
+    metrics_path: str | None = None
+    """Where Prometheus scrapes the engine itself. Default: nowhere; the agent passes on what it has."""
     device: str | None = None
     """The one GPU that the worker is pinned to, as machine and index: `node-a:0`. Workers that name the same one
     share its memory. Default: a GPU of its own."""

@@ -6,13 +6,10 @@ A pass takes a batch of tokens through all layers: chunks of prompts, one token 
 from dataclasses import dataclass, replace
 from math import log2
 
-from pulumi_tandem.declare.model import DTYPE_BYTES, Architecture
+from pulumi_tandem.declare.architecture import DTYPE_BYTES, QUANTISED_BITS, Architecture
 from pulumi_tandem.estimate.engine import EngineSetup
 from pulumi_tandem.estimate.memory import KvCache, layer_bytes
 
-WEIGHT_BITS = {"fp8": 8.0, "int8": 8.0, "nvfp4": 4.5, "mxfp4": 4.25, "int4": 4.25}
-"""Bits of a quantised weight with its share of scales: one FP8 scale per 16 (NVFP4), one byte per 32 (MXFP4),
-one 16-bit scale per 64 to 128 (INT4)."""
 EXPERTS_ONLY = frozenset({"nvfp4", "mxfp4", "int4"})
 """Checkpoints of a mixture of experts in these types keep attention in the model's own type: so do gpt-oss's and
 NVIDIA's NVFP4 ones of DeepSeek and Kimi (hf_quant_config.json, exclude_modules)."""
@@ -20,9 +17,6 @@ NVIDIA's NVFP4 ones of DeepSeek and Kimi (hf_quant_config.json, exclude_modules)
 EXCHANGES_PER_LAYER = 2
 """All-reduces with tensor parallelism: after attention and after the feed-forward block. With experts spread over
 data parallel ranks they are the two all-to-alls around the experts."""
-LATENT_ROTARY_DIM = 64
-"""Numbers of a head that carry its position with latent attention: qk_rope_head_dim of DeepSeek V2 and V3, Kimi K2
-and GLM-5."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,22 +78,10 @@ def experts_touched(shape: Architecture, tokens: float) -> float:
     return shape.experts * (1.0 - (1.0 - shape.experts_per_token / shape.experts) ** tokens)
 
 
-def attention_parameters(shape: Architecture) -> float:
-    """Weights of one layer's attention; with latent attention its down and up projections."""
-    heads, hidden = shape.attention_heads, shape.hidden
-    if not shape.latent_dim:
-        return hidden * shape.head_dim * 2.0 * (heads + shape.kv_heads)
-    value_dim = shape.value_head_dim or shape.head_dim
-    query = shape.query_latent_dim * (hidden + heads * shape.head_dim) or hidden * heads * shape.head_dim
-    without_rotary = shape.head_dim - LATENT_ROTARY_DIM
-    up = (shape.latent_dim - LATENT_ROTARY_DIM) * heads * (without_rotary + value_dim)
-    return query + shape.latent_dim * hidden + up + heads * value_dim * hidden
-
-
 def weight_bytes_each(setup: EngineSetup, *, expert: bool) -> float:
     """Bytes of one weight of an expert, or of all else but the embeddings."""
     kept = setup.shape.experts > 1 and not expert and setup.weight_dtype in EXPERTS_ONLY
-    bits = None if kept else WEIGHT_BITS.get(setup.weight_dtype)
+    bits = None if kept else QUANTISED_BITS.get(setup.weight_dtype)
     return bits / 8 if bits else float(DTYPE_BYTES[setup.dtype])
 
 
@@ -142,7 +124,7 @@ def _parameters_everywhere(shape: Architecture, expert_layers: int) -> float:
     """Weights that every token goes through, on all GPUs together, without embeddings."""
     dense = (shape.layers - expert_layers) * (shape.dense_intermediate or shape.intermediate)
     shared = expert_layers * shape.shared_experts * shape.intermediate
-    return shape.layers * attention_parameters(shape) + 3.0 * shape.hidden * (dense + shared)
+    return shape.layers * shape.attention_parameters + 3.0 * shape.hidden * (dense + shared)
 
 
 def _kv_bytes_read(setup: EngineSetup, own: Batch) -> float:
@@ -174,7 +156,7 @@ def _attention_flops(setup: EngineSetup, own: Batch) -> float:
     value_dim = shape.value_head_dim or shape.head_dim
     pair = 2.0 * shape.attention_heads * (shape.head_dim + value_dim)
     # Decode with latent attention works in the latent space: 2 * (576 + 512) per head and pair for DeepSeek V3.
-    latent = 2.0 * shape.latent_dim - LATENT_ROTARY_DIM
+    latent = 2.0 * shape.latent_dim - shape.latent_rope_dim
     latent_pair = 2.0 * shape.attention_heads * latent if shape.latent_dim else pair
     prompt = own.prompt_tokens * _seen(shape, own.prompt_context_tokens) * pair
     return prompt + own.sequences * _seen(shape, own.context_tokens) * latent_pair

@@ -11,6 +11,7 @@ import pulumi
 from pulumi_tandem.accept import accept
 from pulumi_tandem.declare import Service
 from pulumi_tandem.finding import DeclarationError
+from pulumi_tandem.local.elsewhere import cluster_only
 from pulumi_tandem.local.provider import GatewayProvider, ProofProvider, WorkerProvider
 from pulumi_tandem.lower import Fleet, lower
 
@@ -68,6 +69,8 @@ class Inference(pulumi.ComponentResource):
             pulumi.RunError: the declaration has errors (all of them are in the message), or no engine is installed.
         """
         (resolved,) = accept(args.service)
+        if elsewhere := cluster_only(resolved):
+            raise pulumi.RunError(str(DeclarationError(elsewhere)))
         try:
             fleet = lower(resolved)
         except DeclarationError as error:

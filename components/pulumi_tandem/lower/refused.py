@@ -50,6 +50,6 @@ def _breaches(resolved: Resolved, pool: ResolvedPool) -> Iterator[Breach]:
     for field, number in several.items():
         if number > 1:
             yield Breach(path=field, message=f"{field} is {number}", fix=f"use {field}=1")
-    for field in ("image", "device", "mig"):
+    for field in ("image", "image_arch", "metrics_path", "device", "mig"):
         if value := getattr(pool, field):
             yield Breach(path=field, message=f"{field} is {value!r}", fix=f"drop {field}")

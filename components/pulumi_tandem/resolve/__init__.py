@@ -125,6 +125,7 @@ class ResolvedPool:
     extra_args: tuple[str, ...]
     image: str | None
     image_arch: str | None
+    metrics_path: str | None
     device: str | None
     mig: str | None
 
@@ -383,6 +384,7 @@ def _filled(service: Service, name: str, pool: Pool, facts: _Facts) -> ResolvedP
         extra_args=pool.extra_args,
         image=pool.image,
         image_arch=pool.image_arch,
+        metrics_path=pool.metrics_path,
         device=pool.device,
         mig=pool.mig,
     )

@@ -41,7 +41,7 @@ def simulate(scenario: Scenario, *, window_s: float = 10.0, progress: Progress |
     record = simulation.run()
     jitter = max(model.jitter for pool in scenario.pools for model, _ in pool.workers)
     gaps = percentiles_of(simulation.gaps.quantiles_s(SHARES, jitter=jitter), simulation.gaps.mean_s)
-    return outcome(scenario, record, kv_moved_bytes=simulation.fabric.moved_bytes, gaps=gaps)
+    return outcome(scenario, record, simulation.fabric, gaps=gaps)
 
 
 __all__ = [

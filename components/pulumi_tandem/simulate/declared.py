@@ -4,7 +4,8 @@ from dataclasses import replace
 from functools import cache
 from math import inf
 
-from pulumi_tandem.declare import Objectives, Service, Workload
+from pulumi_tandem.check.capacity import kv_gib
+from pulumi_tandem.declare import Service, Workload
 from pulumi_tandem.estimate import EngineSetup, KvCache, kv_bytes, transfer_s
 from pulumi_tandem.estimate.constants import constants
 from pulumi_tandem.estimate.forward import pass_time
@@ -19,7 +20,7 @@ from pulumi_tandem.simulate.traffic import Traffic
 from pulumi_tandem.simulate.worker import PassTime, WorkerModel
 
 
-def scenario_of(service: Service, traffic: Traffic, *, workload: Workload, objectives: Objectives | None) -> Scenario:
+def scenario_of(service: Service, traffic: Traffic, *, workload: Workload, warm_up_s: float = 0.0) -> Scenario:
     """A service as it is declared, under that traffic. `workload` says what the traffic is like on average.
 
     Pass times are the middle of the estimate. Each worker's line is its share of its machine's network, and its start
@@ -27,13 +28,9 @@ def scenario_of(service: Service, traffic: Traffic, *, workload: Workload, objec
 
     Raises DeclarationError where a pool computes on a CPU, or has no room for one request.
     """
-    resolved = resolve(service.model_copy(update={"workload": workload}))
-    transport = resolved.transfer.transport if resolved.disaggregated else None
-    shapes = {
-        pool.name: candidate(service.model_copy(update={"workload": workload}), resolved, pool, transport=transport)
-        for pool in resolved.pools
-        if not pool.on_cpu
-    }
+    loaded = service.model_copy(update={"workload": workload})
+    resolved = resolve(loaded)
+    shapes = {pool.name: candidate(loaded, resolved, pool) for pool in resolved.pools if not pool.on_cpu}
     _refuse(service, resolved, shapes)
     lines, hand_off = _hand_off(resolved, shapes)
     pools = {
@@ -54,7 +51,8 @@ def scenario_of(service: Service, traffic: Traffic, *, workload: Workload, objec
             survivors_serve_both=resolved.survivors_serve_both,
             request_s=constants(next(iter(shapes.values())).setup).request_ms * 1e-3,
         ),
-        objectives=objectives,
+        objectives=service.objectives,
+        warm_up_s=warm_up_s,
     )
 
 
@@ -77,19 +75,18 @@ def _worker(resolved: Resolved, shape: Candidate, workload: Workload, line_gb_pe
     return WorkerModel(
         name=shape.label,
         pass_s=pass_times(shape.setup),
-        kv_tokens=_kv_tokens(shape, _mean_tokens(workload)),
-        sequences=shape.pool.sequences,
-        batch_tokens=shape.setup.batch_tokens,
+        kv_tokens=_kv_tokens(resolved, shape, _mean_tokens(workload)),
+        sequences=shape.pool.sequences * shape.setup.data_parallel,
+        batch_tokens=shape.setup.batch_tokens * shape.setup.data_parallel,
         gpus=shape.gpus,
         start_s=resolved.grace.start_timeout_s / 2,
         line_gb_per_s=line_gb_per_s,
     )
 
 
-def _kv_tokens(shape: Candidate, tokens: int) -> int:
+def _kv_tokens(resolved: Resolved, shape: Candidate, tokens: int) -> int:
     """Tokens that fit, by what a request of mean length takes: windows make long ones cheaper per token."""
-    each_gib = kv_bytes(shape.setup.shape, _cache(shape.setup, shape.setup.tensor_parallel), tokens) / 2**30
-    return int(shape.kv_gib / each_gib * tokens)
+    return int(shape.kv_gib / kv_gib(resolved, shape.pool, tokens) * tokens) * shape.setup.data_parallel
 
 
 def _hand_off(resolved: Resolved, shapes: dict[str, Candidate]) -> tuple[dict[str, float], HandOff]:
@@ -98,11 +95,13 @@ def _hand_off(resolved: Resolved, shapes: dict[str, Candidate]) -> tuple[dict[st
         return dict.fromkeys(shapes, inf), HandOff()
     prefill, decode = shapes["prefill"], shapes["decode"]
     line = fabric(resolved.transfer.transport, (prefill.setup, prefill.machine), (decode.setup, decode.machine))
+    setup = decode.setup
+    cache_of = KvCache(kv_dtype=setup.kv_dtype, dtype=setup.dtype, block_tokens=setup.block_tokens)
     at_once = replace(line, prefill_gb_per_s=inf, decode_gb_per_s=inf)
 
     @cache
     def moved_bytes(tokens: int) -> float:
-        return kv_bytes(decode.setup.shape, _cache(decode.setup, 1), tokens)
+        return kv_bytes(setup.shape, cache_of, tokens)
 
     @cache
     def posted_s(tokens: int) -> float:
@@ -113,12 +112,8 @@ def _hand_off(resolved: Resolved, shapes: dict[str, Candidate]) -> tuple[dict[st
     return lines, HandOff(kv_bytes=moved_bytes, posted_s=posted_s)
 
 
-def _cache(setup: EngineSetup, ways: int) -> KvCache:
-    return KvCache(kv_dtype=setup.kv_dtype, dtype=setup.dtype, block_tokens=setup.block_tokens, tensor_parallel=ways)
-
-
 def _mean_tokens(workload: Workload) -> int:
-    return round(workload.prompt_tokens.mean + workload.output_tokens.mean)
+    return round(workload.prompts.mean + workload.outputs.mean)
 
 
 def _refuse(service: Service, resolved: Resolved, shapes: dict[str, Candidate]) -> None:

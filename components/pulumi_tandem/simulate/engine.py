@@ -164,7 +164,8 @@ class Engine:
         grown = run.sequences * passes
         self.context += grown
         self.kv_used += grown
-        self._first_tokens(run)
+        if self._fresh:
+            self._first_tokens(run)
         self.gaps.add(run.told_s, grown)
         decoding = self.decoding
         while decoding and decoding[0][0] <= self._steps:
@@ -175,6 +176,8 @@ class Engine:
             self.kv_used -= tokens
             self._keep(request, tokens)
             finished.append(request)
+        if not run.chunks:
+            return finished, []
         read = [request for request, chunk in run.chunks if self._read(request, chunk)]
         for_others = [request for request in read if request.hands_off]
         finished += [each for each in read if not each.hands_off and self._first_after_reading(each, now_s)]
@@ -184,9 +187,10 @@ class Engine:
         """Starts the next run, if there is anything to do; gives the requests that now have room for their transfer."""
         assert self.run is None, "an engine does one thing at a time"
         model = self.model
-        for request in self.joining:
-            self._join(request)
-        self.joining.clear()
+        if self.joining:
+            for request in self.joining:
+                self._join(request)
+            self.joining.clear()
         preempted = self._make_room(now_s)
         fetching = [] if preempted or not self.waiting else self._admit()
         batch = len(self.decoding)
@@ -222,10 +226,11 @@ class Engine:
         self.run = Run(now_s, pass_s, told_s, passes, chunks, len(self.decoding))
 
     def _admit(self) -> list[Request]:
-        """First come, first served, while there are places and memory for all that must be read."""
+        """First come, first served, while there are places, memory for a whole prompt, and tokens in the next pass."""
         fetching: list[Request] = []
         places = self.model.sequences - self.running
-        while self.waiting and places > 0:
+        budget = self.model.batch_tokens - len(self.decoding) - sum(request.unread for request in self.reading)
+        while self.waiting and places > 0 and budget > 0:
             request = self.waiting[0]
             if self.kv_used + request.context > self.model.kv_tokens:
                 break
@@ -238,6 +243,7 @@ class Engine:
             else:
                 # The last token is always read, as what follows it is not known.
                 request.unread = max(1, request.context - max(request.cached, self.cache.get(request.session, 0)))
+                budget -= request.unread
                 self.reading.append(request)
         return fetching
 
@@ -280,10 +286,9 @@ class Engine:
 
     def _first_tokens(self, run: Run) -> None:
         """Those that joined got their first token of this engine with the run's first pass, after another gap."""
+        self.gaps.add(run.told_s, -len(self._fresh))
         for request in self._fresh:
-            at_s = run.start_s + run.pass_s
-            self.gaps.add(run.told_s, -1)
-            self._first_token(request, at_s)
+            self._first_token(request, run.start_s + run.pass_s)
         self._fresh.clear()
 
     def _first_token(self, request: Request, at_s: float) -> None:

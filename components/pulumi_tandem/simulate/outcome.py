@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pulumi_tandem.simulate.fabric import Fabric
 from pulumi_tandem.simulate.record import OUTCOMES, Look, Record
 from pulumi_tandem.simulate.scenario import Scenario
 
@@ -31,6 +32,8 @@ class PoolOutcome:
     gpu_hours: float
     busy: float
     """Share of the time of ready workers in which they computed, while requests came."""
+    line_busy: float
+    """Share of the workers' time in which their lines carried keys and values, until the last request was over."""
     waiting_max: int
     """Most requests that waited in its engines at the end of a window."""
     ready_min: int
@@ -80,12 +83,15 @@ class Outcome:
     """Share of all requests that were answered within every objective; None without objectives."""
     good_requests_per_s: float | None
     kv_moved_bytes: float
+    events: int
+    """Of the simulation, those included that were overtaken by others."""
     simulated_s: float
+    """Until the last request was over."""
     pools: tuple[PoolOutcome, ...]
     windows: tuple[Window, ...]
 
 
-def outcome(scenario: Scenario, record: Record, *, kv_moved_bytes: float, gaps: Percentiles) -> Outcome:
+def outcome(scenario: Scenario, record: Record, fabric: Fabric, *, gaps: Percentiles) -> Outcome:
     """Adds a record up."""
     import numpy as np  # noqa: PLC0415 (see traffic)
 
@@ -115,9 +121,10 @@ def outcome(scenario: Scenario, record: Record, *, kv_moved_bytes: float, gaps: 
         requests_per_s=float(in_time.sum() / counted_s),
         good=share if scenario.objectives else None,
         good_requests_per_s=float((good & in_time).sum() / counted_s) if scenario.objectives else None,
-        kv_moved_bytes=kv_moved_bytes,
+        kv_moved_bytes=fabric.moved_bytes,
+        events=record.events,
         simulated_s=record.ended_s,
-        pools=_pools(scenario, record, until_s),
+        pools=_pools(scenario, record, fabric, until_s),
         windows=_windows(record, arrival, ttft, tpot, good),
     )
 
@@ -146,7 +153,7 @@ def _within(scenario: Scenario, ttft: "np.ndarray", tpot: "np.ndarray", e2e: "np
     return kept if wanted.e2e_ms is None else kept & (e2e * 1e3 <= wanted.e2e_ms)
 
 
-def _pools(scenario: Scenario, record: Record, until_s: float) -> tuple[PoolOutcome, ...]:
+def _pools(scenario: Scenario, record: Record, fabric: Fabric, until_s: float) -> tuple[PoolOutcome, ...]:
     found: list[PoolOutcome] = []
     for number, pool in enumerate(scenario.pools):
         looks = [look.pools[number] for look in record.looks if look.at_s <= until_s] or [
@@ -158,6 +165,7 @@ def _pools(scenario: Scenario, record: Record, until_s: float) -> tuple[PoolOutc
                 name=pool.name,
                 gpu_hours=record.gpu_s[number] / 3600.0,
                 busy=sum(look.busy * look.ready for look in looks) / max(1, sum(look.ready for look in looks)),
+                line_busy=fabric.carried_s.get(number, 0.0) / max(record.worker_s[number], 1e-9),
                 waiting_max=max((look.waiting for look in looks), default=0),
                 ready_min=min((look.ready for look in looks), default=start),
                 ready_max=max((look.ready for look in looks), default=start),

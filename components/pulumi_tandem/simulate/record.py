@@ -56,10 +56,12 @@ class Record:
         self.resumed = 0
         """Streams that went on elsewhere."""
         self.deaths = 0
+        self.events = 0
         self.looks: list[Look] = []
         self.ended_s = 0.0
         """When the last request was over."""
         self.gpu_s = [0.0 for _ in pools]
+        self.worker_s = [0.0 for _ in pools]
         self._pools = pools
         self._looked_s = 0.0
         self._looked_busy_s = [0.0 for _ in pools]
@@ -80,6 +82,7 @@ class Record:
     def gone(self, engine: Engine, now_s: float) -> None:
         """A worker's GPUs are free."""
         self.gpu_s[engine.pool] += (now_s - engine.since_s) * engine.model.gpus
+        self.worker_s[engine.pool] += now_s - engine.since_s
 
     def died(self, engine: Engine, now_s: float) -> None:
         """A worker's process has ended by itself."""

@@ -65,8 +65,9 @@ class PoolModel:
 class HandOff:
     """What moving a prompt's keys and values takes.
 
-    Each worker's line carries one transfer after the other, and a transfer has both ends' lines for itself, which is
-    what many transfers that share a line take on average, though the first of them would take longer.
+    Each worker's line, and the network between them, carries one transfer after the other, and a transfer is done when
+    the slowest of the three has carried it. Lines are never idle while something waits for them, as where transfers
+    share them, though of those that would share one the first is done too early.
     """
 
     kv_bytes: Callable[[int], float] = lambda _tokens: 0.0
@@ -102,7 +103,10 @@ class FrontDoor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A service under load."""
+    """A service under load.
+
+    Raises ValueError where a worker of an unknown pool is to die.
+    """
 
     traffic: Traffic
     decode: PoolModel
@@ -123,6 +127,12 @@ class Scenario:
     """Decides which workers die when, and how passes vary."""
     warm_up_s: float = 0.0
     """Requests that come earlier load the service and do not count."""
+
+    def __post_init__(self) -> None:
+        names = [pool.name for pool in self.pools]
+        for death in self.deaths:
+            if death.pool not in names:
+                raise ValueError(f"a worker of {death.pool!r} is to die; the pools are {', '.join(names)}")
 
     @property
     def pools(self) -> tuple[PoolModel, ...]:

@@ -69,6 +69,7 @@ class Simulation:
         while events:
             self.now_s, _, happen, subject = heappop(events)
             happen(*subject)
+        self.record.events = self._events_planned
         self.record.end()
         return self.record
 

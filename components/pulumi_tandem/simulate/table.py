@@ -12,8 +12,8 @@ PER_DOUBLING = 8
 def tabulated(pass_s: PassTime) -> PassTime:
     """The same pass times, computed once each at a grid of sizes and interpolated.
 
-    A pass that does both is put together: reading all its tokens, plus what decoding some of them takes more. That is
-    exact where attention adds to everything else, as it does in `estimate`; a test holds how far it is off.
+    A pass that does both is put together: reading, plus decoding, plus what all its tokens in one pass take more than
+    in two. That is exact where attention adds to everything else, as it does in `estimate`.
     """
 
     @cache
@@ -41,8 +41,8 @@ def tabulated(pass_s: PassTime) -> PassTime:
             return decode(int(sequences), context)
         if not sequences:
             return read(prompt, prompt_context)
-        tokens = prompt + sequences
-        return read(tokens, prompt_context * prompt / tokens) + decode(int(sequences), context) - read(sequences, 0)
+        more = read(prompt + sequences, 0) - read(prompt, 0) - read(sequences, 0)
+        return read(prompt, prompt_context) + decode(int(sequences), context) + more
 
     return looked_up
 

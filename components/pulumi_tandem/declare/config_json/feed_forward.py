@@ -33,7 +33,7 @@ _MOE_NONE: dict[str, Any] = {"experts": 1, "experts_per_token": 1, "dense_layers
 
 
 def _width(keys: Keys) -> int:
-    names = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size", "decoder_ffn_dim")
+    names = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "d_ff", "decoder_ffn_dim")
     default = 4 * keys.number("hidden_size", "n_embd", "d_model") if keys.text("model_type") in FOUR_TIMES else None
     return keys.number(*names, default=default)
 
@@ -52,7 +52,13 @@ def _mixture(keys: Keys, experts: int, dense: int) -> dict[str, Any]:
         "intermediate": width or keys.number("moe_intermediate_size", "intermediate_size"),
         "experts": experts,
         "experts_per_token": keys.number(
-            "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "top_k_experts", "moe_topk", "moe_k"
+            "num_experts_per_tok",
+            "num_experts_per_token",
+            "experts_per_token",
+            "top_k_experts",
+            "moe_topk",
+            "moe_top_k",
+            "moe_k",
         ),
         "shared_experts": _shared(keys, width or 1, whole),
         "dense_layers": dense,
@@ -67,7 +73,7 @@ def _shared(keys: Keys, width: int, whole: int) -> int:
         return whole // width  # Gemma 4: a dense block runs beside the experts in every layer
     if "llama4" in keys.text("model_type"):
         return 1
-    widths = ("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size")
+    widths = ("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size", "shared_intermediate_size")
     if keys.has(*widths):
         times = keys.number("n_shared_experts", default=1, least=0)
         return round(times * keys.number(*widths, least=0) / width)
@@ -103,7 +109,7 @@ def _searched(keys: Keys, layers: int) -> dict[str, Any]:
     for block in keys.per_layer("block_configs", layers) or ():
         ffn = mapping((mapping(block) or {}).get("ffn")) or {}
         times = ffn.get("ffn_mult")
-        if isinstance(times, int | float) and not ffn.get("no_op"):
+        if isinstance(times, int | float) and 0 < times < 1000 and not ffn.get("no_op"):
             widths.append(-(-int(2 * times * hidden / 3) // 256) * 256)
     if not widths:
         keys.wrong("block_configs", "no block has a feed-forward block with ffn_mult")

@@ -9,6 +9,9 @@ CODE = "TND0007"
 PLACEHOLDER = 1
 """Stands for a number that is missing, so that the rest is still read; an `Architecture` is never made of it."""
 
+LARGEST = 10**9
+"""No key of a model is larger, and none scales anything by more: beyond it a file is broken, not a model large."""
+
 
 def finding(path: str, message: str, fix: str) -> Finding:
     """One thing that is wrong with a config.json."""
@@ -48,8 +51,8 @@ class Keys:
         name, value = found
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self.wrong(name, f"{_short(value)} is no whole number of at least {least}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+            self.wrong(name, f"{_short(value)} is no whole number of at least {least} and at most {LARGEST:,}")
             return max(PLACEHOLDER, least)
         return value
 
@@ -58,7 +61,7 @@ class Keys:
         value = self.values.get(name)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST:
             self.wrong(name, f"{_short(value)} is no number above 0")
             return default
         return float(value)

@@ -28,7 +28,7 @@ FAMILIES: dict[str, dict[str, object]] = {
     "gemma4_text": {"tie_word_embeddings": True},
     "cohere": {"tie_word_embeddings": True},
     "cohere2": {"tie_word_embeddings": True, "sliding_window_pattern": 4},
-    "falcon": {"tie_word_embeddings": True, "num_key_value_heads": 1},
+    "falcon": {"tie_word_embeddings": True, "multi_query": True, "max_position_embeddings": 2048},
     "gpt2": {"tie_word_embeddings": True},
     "opt": {"tie_word_embeddings": True},
     "bloom": {"tie_word_embeddings": True},
@@ -36,6 +36,14 @@ FAMILIES: dict[str, dict[str, object]] = {
     "qwen3_next": {"full_attention_interval": 4},
 }
 """What transformers' classes have as default and checkpoints therefore leave out."""
+
+SECTIONS = ("attn_config", "ffn_config")
+"""Objects whose keys count as the config's own (DBRX, MPT)."""
+
+LAYERS_MAX = 10_000
+"""Kinds of layers are listed layer by layer; the largest models have some hundred."""
+
+WITHOUT_ATTENTION = frozenset({"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"})
 
 REFUSED = {
     "compress_ratios": "keys and values that are compressed along the sequence (DeepSeek V4) have no formula here",
@@ -57,12 +65,18 @@ def architecture(config: Mapping[str, object], quantised: Mapping[str, object] |
     """
     findings: list[Finding] = []
     keys = _language_model(config, findings)
+    if keys.text("model_type") in WITHOUT_ATTENTION:
+        keys.wrong("model_type", "has no attention, so there is no KV to hand over", "serve another kind of model")
+        raise DeclarationError(findings)
     for key, reason in REFUSED.items():
         if keys.values.get(key):
             keys.wrong(key, reason, "declare tandem.Architecture(...) by hand, as what caches at least as much")
     words = keys.sequence("layers_block_type")
     names = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
     layers = keys.number(*names, default=len(words) if words else None)
+    if layers > LAYERS_MAX:
+        keys.wrong("num_hidden_layers", f"{layers} layers are more than any model has")
+        raise DeclarationError(findings)
     found = mixers(keys, layers)
     fields: dict[str, Any] = {
         **_attention(keys),
@@ -91,7 +105,8 @@ def _language_model(config: Mapping[str, object], findings: list[Finding]) -> Ke
     family = values.get("model_type")
     defaults = FAMILIES.get(family, {}) if isinstance(family, str) else {}
     given = {key: value for key, value in values.items() if value is not None}
-    return Keys({**defaults, **given}, findings, prefix)
+    inside = {key: value for name in SECTIONS for key, value in (mapping(values.get(name)) or {}).items()}
+    return Keys({**defaults, **inside, **given}, findings, prefix)
 
 
 def _attention(keys: Keys) -> dict[str, int | None]:
@@ -127,7 +142,9 @@ def _kv_heads(keys: Keys, heads: int) -> int:
     if keys.has("block_configs"):
         groups = {group for group in _groups(keys) if isinstance(group, int) and group > 0}
         return heads // min(groups, default=1) or 1
-    return keys.number("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num", default=heads)
+    return keys.number(
+        "num_key_value_heads", "num_kv_heads", "n_head_kv", "kv_n_heads", "multi_query_group_num", default=heads
+    )
 
 
 def _groups(keys: Keys) -> list[object]:
@@ -161,7 +178,13 @@ def _mixer_fields(found: Mixers) -> dict[str, int]:
 
 def _positions(keys: Keys) -> int:
     longest = keys.number(
-        "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx"
+        "max_position_embeddings",
+        "n_positions",
+        "max_target_positions",
+        "max_sequence_length",
+        "max_seq_len",
+        "seq_length",
+        "n_ctx",
     )
     scaling = keys.below("rope_scaling") or keys.below("rope_parameters")
     if scaling is None or "gemma3" in keys.text("model_type"):
