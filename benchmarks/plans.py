@@ -6,6 +6,7 @@ rounds, and the slowest. Nothing else of the command (starting Python, running t
 
 import statistics
 import time
+from collections.abc import Callable
 
 from pulumi_tandem.plan import capacity, plan
 from tests.docs.plans import EXAMPLES, service
@@ -13,7 +14,7 @@ from tests.docs.plans import EXAMPLES, service
 ROUNDS = 21
 
 
-def measured_ms(work) -> tuple[float, float]:
+def measured_ms(work: Callable[[], object]) -> tuple[float, float]:
     times: list[float] = []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).parents[2]
-MARK = re.compile(r"(?P<open><!-- made from the code: (?P<name>[a-z-]+) -->\n).*?(?P<close><!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(?P<open><!-- made from the code: (?P<name>[a-z0-9-]+) -->\n).*?(?P<close><!-- end -->)", re.DOTALL)
 MADE = "<!-- made from the code by `python -m tests.docs.pages`; edit the code, not this page -->"
 
 
