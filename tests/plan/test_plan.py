@@ -14,7 +14,7 @@ from pulumi_tandem.plan.search import with_option
 from pulumi_tandem.plan.verdict import limits
 from tests.builders import planned_pair
 
-FEW = settings(max_examples=12, deadline=None)
+FEW = settings(max_examples=6, deadline=None)
 LOADS = st.floats(0.1, 200)
 TTFTS_MS = st.floats(150, 5000)
 TPOTS_MS = st.floats(8, 100)
