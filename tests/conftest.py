@@ -15,6 +15,9 @@ settings.load_profile("tandem")
 NEEDS = {
     "agent/test_run.py": "processes",
     "agent/test_tree.py": "processes",
+    "gateway/test_faults.py": "processes",
+    "gateway/test_front_door.py": "processes",
+    "fakes/test_engine.py": "processes",
     "local": "processes",
     "engine": "engine",
     "serving": "serving",
