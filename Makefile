@@ -36,6 +36,9 @@ fix: ## let the formatter and the linter mend what they can
 
 bench: ## the estimator against aiconfigurator; the gateway against vllm-router; aggregated against disaggregated serving
 	@$(BOOTSTRAP)
+	@tools/run python -m benchmarks.checking
+	@tools/run python -m benchmarks.plans
+	@tools/run python -m benchmarks.simulation
 	@tools/run python -m benchmarks.estimator
 	@tools/run python -m benchmarks.gateway
 	@tools/run python -m benchmarks.serving
