@@ -54,6 +54,16 @@ register(
 )
 register(
     Rule(
+        code="TND0006",
+        title="what is deployed is among what this version can deploy",
+        story="""More can be said and checked than this version of Tandem can start: other engines, older releases, other
+        connectors, workers spread over several machines. Such a declaration is judged by all rules, and refused by the
+        target that would have to deploy it.""",
+        source="pulumi_tandem.lower",
+    )
+)
+register(
+    Rule(
         code="TND0007",
         title="a config.json is one of a model whose memory can be computed",
         story="""Model.from_config reads the shape of a model from the config.json that comes with its weights. A key

@@ -2,22 +2,15 @@
 
 from collections.abc import Iterator
 
-from pulumi_tandem.check.registry import Breach, Rule, register
+from pulumi_tandem.check import RULES
+from pulumi_tandem.check.registry import Breach
 from pulumi_tandem.declare import Vllm
 from pulumi_tandem.finding import Finding
 from pulumi_tandem.resolve import Resolved, ResolvedPool
 
 _FIX = "check it here and deploy it with your own manifests, or declare what this version deploys"
 
-RULE = Rule(
-    code="TND0006",
-    title="what is deployed is among what this version can deploy",
-    story="""More can be said and checked than this version of Tandem can start: other engines, older releases, other
-    connectors, workers spread over several machines. Such a declaration is judged by all rules, and refused by the
-    target that would have to deploy it.""",
-    source="pulumi_tandem.lower",
-)
-register(RULE)
+RULE = RULES["TND0006"]
 
 
 def not_deployed(resolved: Resolved) -> tuple[Finding, ...]:
