@@ -56,9 +56,9 @@ register(
     Rule(
         code="TND0006",
         title="what is deployed is among what this version can deploy",
-        story="""More can be said and checked than this version of Tandem can start: other engines, older releases, other
-        connectors, workers spread over several machines. Such a declaration is judged by all rules, and refused by the
-        target that would have to deploy it.""",
+        story="""More can be said and checked than this version of Tandem can start: other engines, older releases,
+        other connectors, workers spread over several machines. Such a declaration is judged by all rules, and refused
+        by the target that would have to deploy it.""",
         source="pulumi_tandem.lower",
     )
 )
