@@ -198,7 +198,7 @@ BROKEN = [
         "TND0037",
         llama_pair({"memory_fraction": 0.21}),
         ("llama.prefill.context_tokens",),
-        "leave 0.8 GiB per GPU, and activations of 8192 tokens and graphs take about 1.7",
+        "leave 0.8 GiB per GPU, and activations of 1536 tokens and graphs take about 1.1",
     ),
     Broken(
         "TND0038",

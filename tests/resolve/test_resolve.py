@@ -4,6 +4,7 @@ import pytest
 
 import pulumi_tandem as tandem
 from pulumi_tandem import catalog
+from pulumi_tandem.estimate import EngineSetup, saturation_tokens
 from pulumi_tandem.resolve import attention_backend, resolve, split_flags
 from tests.builders import laptop_pair, laptop_single, llama_pair
 
@@ -132,3 +133,17 @@ def test_flags_are_read_as_the_engine_reads_them():
         ("--kv-transfer-config.kv-role", "x"),
         ("-tp", "2"),
     ]
+
+
+def test_a_prefill_batch_is_the_smallest_that_saturates_its_gpus():
+    """A larger one makes prompts wait for each other; decode, and a pool that does both, keep room for a crowd."""
+    resolved = resolve(llama_pair())
+    prefill = resolved.pool("prefill")
+    setup = EngineSetup(gpu=prefill.gpu, shape=resolved.architecture, tensor_parallel=prefill.tensor_parallel)
+    assert prefill.batch_tokens == saturation_tokens(setup) < resolved.pool("decode").batch_tokens
+    assert resolve(llama_pair({"batch_tokens": 4096})).pool("prefill").batch_tokens == 4096
+
+
+def test_a_prefill_pool_that_reads_prompts_whole_keeps_the_large_batch():
+    whole = resolve(llama_pair({"extra_args": ("--no-enable-chunked-prefill",)}))
+    assert whole.pool("prefill").batch_tokens == whole.pool("decode").batch_tokens

@@ -33,7 +33,8 @@ class Pool(Noun):
     """Requests that one worker runs at once. Default: 256 on a GPU, 8 on a CPU."""
     batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens in one engine step: longer makes prefill faster and other streams wait longer.
-    Default: 8192 on a GPU, 2048 on a CPU; never fewer than `sequences`."""
+    Default: the smallest batch that saturates a prefill pool's GPUs; 8192 on other GPUs, 2048 on a CPU; never fewer
+    than `sequences`."""
     block_tokens: int | None = Field(default=None, ge=1)
     """Tokens in one KV block. Default: 64 on a GPU (a hand-off costs per block), 128 on a CPU."""
     context_tokens: int | None = Field(default=None, ge=1)

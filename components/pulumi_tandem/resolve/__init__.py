@@ -33,6 +33,7 @@ from pulumi_tandem.declare import (
 from pulumi_tandem.declare.model import GIB
 from pulumi_tandem.declare.pinned import with_pinned_pools
 from pulumi_tandem.finding import DeclarationError, Finding
+from pulumi_tandem.resolve.batch import default_batch_tokens
 from pulumi_tandem.resolve.engine import (
     BACKENDS,
     HYBRID_BY_DEFAULT,
@@ -346,6 +347,10 @@ def _filled(service: Service, name: str, pool: Pool, facts: _Facts) -> ResolvedP
     cpu_gib = weights.bytes_in_all / GIB + (kv_cache_gib or 0.0) * tensor_parallel + CPU_ENGINE_GIB
     connector = resolved_connector(pool.connector or service.transfer.connector, phase, engine, on_cpu=on_cpu)
     latent = weights.shape.latent_dim > 0
+    dtype = pool.dtype or service.model.dtype or weights.shape.dtype
+    batch_tokens = default_batch_tokens(
+        pool, engine, gpu=gpu, shape=weights.shape, dtype=dtype, reads=name == "prefill"
+    )
     return ResolvedPool(
         name=name,
         phase=phase,
@@ -364,13 +369,13 @@ def _filled(service: Service, name: str, pool: Pool, facts: _Facts) -> ResolvedP
         model_ref=path_of_model or service.model.name,
         model_path=path_of_model,
         model_revision=pool.model_revision or service.model.revision,
-        dtype=pool.dtype or service.model.dtype or weights.shape.dtype,
+        dtype=dtype,
         kv_dtype=pool.kv_dtype,
         attention_backend=engine.attention_backend or default_backend(engine, gpu, pool.kv_dtype, latent=latent),
         hybrid_kv_cache=default_hybrid(engine, connector, disaggregated=service.serve is None),
         context_tokens=pool.context_tokens or service.context_tokens or weights.shape.positions_max,
         sequences=sequences,
-        batch_tokens=pool.batch_tokens or max(2_048 if on_cpu else 8_192, sequences),
+        batch_tokens=pool.batch_tokens or max(batch_tokens, sequences),
         block_tokens=pool.block_tokens or default_block_tokens(engine, on_cpu=on_cpu),
         memory_fraction=pool.memory_fraction,
         kv_cache_gib=kv_cache_gib,
