@@ -55,7 +55,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "aws": (*AROUND, "gpu", "workers", "env"),
     "kubernetes": (*AROUND, "workers", "env", "grace", "nodes_per_worker"),
     "autoscaling": (*AROUND, "workers"),
-    "rollout": (*AROUND, "rollout", "grace", "workers", "image", "engine"),
+    "rollout": (*AROUND, "rollout", "grace", "workers", "image", "engine", "env", "connector"),
     "gateway": (*AROUND, "block_tokens", "limits", "env"),
     "security": (*AROUND, "env"),
     "observability": (*AROUND, "env", "engine", "extra_args", "metrics_path"),

@@ -78,7 +78,12 @@ QUANTISATIONS = {
 }
 """Words of `model.quantisation`."""
 
-TRANSPORTS = (("cuda_ipc", "cuda_ipc"), ("rc", "rdma"), ("ib", "rdma"), ("sm", "shm"))
+TRANSPORTS = (
+    *((word, "rdma") for word in ("rc", "rc_x", "rc_v", "rc_mlx5", "dc", "dc_x", "ud", "ib", "rdma")),
+    ("cuda_ipc", "cuda_ipc"),
+    *((word, "shm") for word in ("sm", "shm", "posix", "sysv", "cma")),
+    ("tcp", "tcp"),
+)
 """Words of UCX_TLS, in the order in which they decide, and the transport that stands for them."""
 
 
@@ -132,7 +137,7 @@ PRODUCTS = {
 
 def _service(case: Case, roles: dict[str, Case]) -> tandem.Service:
     around = translate_cluster.cluster_parts(case)
-    transfer = {**_transfer(roles), **_fields(around.pop("transfer", None))}
+    transfer = {**_transfer(case, roles), **_fields(around.pop("transfer", None))}
     longest = (case.get("workload") or {}).get("max_isl")
     fields: dict[str, Any] = {
         "name": "case",
@@ -394,14 +399,16 @@ def _flags(keys: Case) -> list[str]:
     return words
 
 
-UCX = {"UCX_TLS", "UCX_NET_DEVICES", "FI_PROVIDER", "FI_EFA_USE_DEVICE_RDMA"}
-"""Variables that are said as the transfer."""
+SAID_ELSEWHERE = {
+    "UCX_TLS", "UCX_NET_DEVICES", "FI_PROVIDER", "FI_EFA_USE_DEVICE_RDMA", "VLLM_NIXL_SIDE_CHANNEL_PORT",
+}  # fmt: skip
+"""Variables that are said as the transfer, or as a port of the pod."""
 SIDE_CHANNEL = "VLLM_NIXL_SIDE_CHANNEL_HOST"
 
 
 def _env(case: Case, keys: Case) -> dict[str, str]:
     """The environment; a side channel that nobody sets listens on the engine's default."""
-    env = {key: str(value) for key, value in _below(keys, "env.").items() if key not in UCX}
+    env = {key: str(value) for key, value in _below(keys, "env.").items() if key not in SAID_ELSEWHERE}
     injects = (case.get("cluster") or {}).get("injects") or ()
     nixl = str(keys.get("kv_connector", "")).startswith("Nixl") and case["engine"] == "vllm"
     if nixl and "side_channel_host" not in injects:
@@ -411,17 +418,20 @@ def _env(case: Case, keys: Case) -> dict[str, str]:
     return env
 
 
-def _transfer(roles: dict[str, Case]) -> dict[str, Any]:
-    """The transport that variables of the transfer library ask for."""
+def _transfer(case: Case, roles: dict[str, Case]) -> dict[str, Any]:
+    """The transport that UCX takes of those that it is let: verbs only where there is no TCP, or a fabric for them."""
     fields: dict[str, Any] = {}
+    verbs = (case.get("cluster") or {}).get("fabric") in {"infiniband", "roce", None}
     for keys in roles.values():
         words = str(keys.get("env.UCX_TLS", "")).split(",")
-        found = [transport for word, transport in TRANSPORTS if word in words]
+        allowed = [word for word, transport in TRANSPORTS if transport != "rdma" or verbs or "tcp" not in words]
+        found = [transport for word, transport in TRANSPORTS if word in words and word in allowed]
         if found:
             fields["transport"] = found[0]
         if devices := keys.get("env.UCX_NET_DEVICES"):
             fields["net_devices"] = devices
-        if keys.get("env.FI_PROVIDER") == "efa":
+        libfabric = "LIBFABRIC" in (keys.get("kv_connector_extra_config.backends") or ())
+        if keys.get("env.FI_PROVIDER") == "efa" and libfabric:
             fields["transport"] = "efa"
     return fields
 

@@ -14,7 +14,7 @@ Case = dict[str, Any]
 
 KEYS = frozenset({
     "affinity", "autoscalers", "capabilities", "cuda", "engine_ready_timeout_s", "hf_token", "host", "host_network",
-    "host_path", "ignore_replica_changes", "image_change", "image_size_gb", "libfabric_version", "load_rate_gb_s",
+    "host_path", "ignore_replica_changes", "image_change", "image_pull_estimate_s", "image_size_gb", "libfabric_version", "load_rate_gb_s",
     "lws", "memory_limit", "node_group", "nvlink_domain", "pdb", "ports", "pre_stop_s", "privileged", "probes",
     "resources", "rolling_update", "run_as_non_root", "run_as_user", "scale_group", "shm", "shutdown_timeout_s",
     "strategy", "subnet", "termination_grace_s", "tolerations", "ulimits", "update_group", "weights_cache",
@@ -25,10 +25,14 @@ KEYS = frozenset({
 SIDECARS = "a product that Tandem does not deploy: llm-d's routing sidecar and endpoint picker"
 CHOICES = ("pd_decider", "plugins")
 
-FABRICS: dict[str, Any] = {"tcp": "tcp", "efa": "efa", "infiniband": "infiniband", "roce": "roce", "mnnvl": "mnnvl"}
+FABRICS: dict[str, Any] = {"none": "tcp", "tcp": "tcp", "nvlink-single-node": None, "efa": "efa", "infiniband": "infiniband", "roce": "roce", "mnnvl": "mnnvl"}
+"""None: it says nothing of the network between machines."""
 IMPLEMENTATIONS = {
     "envoy", "envoy-gateway", "envoy-ai-gateway", "istio", "nginx", "aws-alb", "gke-gateway", "kgateway",
+    "aibrix",
 }  # fmt: skip
+ROUTERS = {"trtllm-disaggregated": "trtllm-serve", "aibrix": "aibrix"}
+"""Routers whose own time limits are known. AIBrix' is for prefill alone, others' for the whole request."""
 CAPACITIES: dict[str, Any] = {
     "on-demand": "on-demand", "spot": "spot", "odcr": "reservation", "reserved": "reservation",
     "capacity-block": "capacity-block",
@@ -121,16 +125,22 @@ def _load(case: Case) -> dict[str, object]:
 def _front_door(cluster: Case) -> tandem.FrontDoor | None:
     gateway, router = cluster.get("gateway") or {}, cluster.get("router") or {}
     block = next((router[key] for key in ROUTER_BLOCKS if key in router), None)
-    if not gateway and block is None:
+    if not gateway and not router:
         return None
-    name = gateway.get("implementation")
-    fields = {
-        "implementation": name if name in IMPLEMENTATIONS else "other",
+    name = gateway.get("implementation") or ROUTERS.get(str(router.get("name")))
+    whole = "prefill_timeout_s" if name == "aibrix" else "route_timeout_s"
+    fields: dict[str, Any] = {
+        "implementation": name if name in {*IMPLEMENTATIONS, *ROUTERS.values()} else "other",
         "version": gateway.get("version"),
         "route_timeout_s": gateway.get("route_timeout_s"),
         "idle_timeout_s": gateway.get("idle_timeout_s"),
         "block_tokens": block,
+        "ranks_per_pod": router.get("intra_node_data_parallel_size", 1),
+        "kv_events": router.get("name") == "dynamo-frontend" and router.get("mode") == "kv",
+        "public": gateway.get("public", False),
     }
+    if "timeout_s" in router:
+        fields[whole] = router["timeout_s"]
     return tandem.FrontDoor(**fields)
 
 
@@ -201,7 +211,11 @@ def _efa_plugin(given: Any) -> tandem.DevicePlugin | None:
     if isinstance(given, bool):
         return tandem.DevicePlugin(installed=given, tolerations=())
     installed = given.get("installed", True)
-    return tandem.DevicePlugin(installed=installed, tolerations=_tolerations(given.get("tolerations") or ()))
+    return tandem.DevicePlugin(
+        installed=installed,
+        version=given.get("version"),
+        tolerations=_tolerations(given.get("tolerations") or ()),
+    )
 
 
 def _operator(given: Any) -> tandem.GpuOperator | None:
@@ -348,6 +362,7 @@ def _pod(case: Case, role: str, keys: Case) -> dict[str, Any]:
         "image_cuda": keys.get("cuda"),
         "image_libfabric": keys.get("libfabric_version"),
         "image_gb": keys.get("image_size_gb"),
+        "image_pull_s": 0 if cluster.get("image_cache") else keys.get("image_pull_estimate_s"),
         "weights_volume": volume.get("access_mode") if isinstance(volume, dict) else volume,
         "load_gb_per_s": keys.get("load_rate_gb_s"),
         "group_pods": lws.get("size"),
@@ -393,6 +408,9 @@ def _ports(case: Case, keys: Case) -> dict[str, int] | None:
     listed = (cluster.get("inference_pool") or {}).get("target_ports") or ()
     if len(listed) > 1 or (listed and not ports):
         ports |= {"http": listed[0], **{f"http_{port}": port for port in listed[1:]}}
+    written = (keys.get("env") or {}).get("VLLM_NIXL_SIDE_CHANNEL_PORT")
+    if written is not None:
+        ports["side_channel"] = int(written)
     if cluster.get("pods") == "same-network-namespace" and str(keys.get("kv_connector", "")).startswith("Nixl"):
         ports = {"http": HTTP_PORT, "side_channel": SIDE_CHANNEL_PORT} | ports
     return ports or None

@@ -82,6 +82,7 @@ GROUPS = {
     "026": "Autoscaling",
     "027": "Roll-out",
     "028": "The front door and ports",
+    "029": "Devices of pods, routers, and how soon workers come",
     "030": "Load, objectives and plans",
 }
 """Heading by the code's first three digits; a rule outside of them needs a new row."""

@@ -8,6 +8,7 @@ from pulumi_tandem.check import (
     capacity,
     connector,
     declared,
+    devices,
     fabric,
     front,
     handover,
@@ -21,6 +22,7 @@ from pulumi_tandem.check import (
     pods,
     process,
     ranks,
+    router,
     scaling,
     shape,
     tensorrt,
@@ -53,6 +55,8 @@ MODULES = (
     pods,
     scaling,
     front,
+    devices,
+    router,
 )
 """Modules that register rules when they are imported."""
 

@@ -8,6 +8,8 @@ from pulumi_tandem.resolve import Resolved, ResolvedPool
 
 EFA = "vpc.amazonaws.com/efa"
 """Resource of AWS' EFA device plugin."""
+GPU = "nvidia.com/gpu"
+"""Resource of NVIDIA's device plugin."""
 RDMA_PREFIX = "rdma/"
 """Resources of the RDMA shared device plugin begin so; the rest is the name that the cluster gave it."""
 SIDE_CHANNEL_PORT = 5600
@@ -28,6 +30,8 @@ def rdma_devices(pool: ResolvedPool) -> int:
 def backends(resolved: Resolved, pool: ResolvedPool) -> tuple[str, ...]:
     """NIXL's backends on one side: what is written by hand, else what the transport needs."""
     if isinstance(pool.engine, TensorRtLlm):
+        if pool.engine.transceiver in {"UCX", "MPI", "MOONCAKE"}:
+            return (pool.engine.transceiver,)
         given = dict(pool.env).get("TRTLLM_NIXL_KVCACHE_BACKEND")
         return (given,) if given else _needed(resolved)
     return pool.connector.backends or _needed(resolved)
@@ -38,6 +42,14 @@ def backends_path(pool: ResolvedPool) -> str:
     if pool.connector.backends or "backends" in pool.connector.extra:
         return f"{pool.name}.connector.extra"
     return "transfer.transport"
+
+
+def mlx5_beside_efa(pool: ResolvedPool) -> bool:
+    """Whether machines of a pool have mlx5 devices, which manage their NVLink switches, beside EFA's own.
+
+    Source: aws-samples/aws-do-eks#63 (B200); aws/sagemaker-hyperpod-cli#282 (B300).
+    """
+    return bool(pool.nodes and pool.nodes.instance and pool.nodes.instance.name.startswith("p6-b"))
 
 
 def over_efa(resolved: Resolved, pool: ResolvedPool) -> bool:
@@ -51,6 +63,20 @@ def has_efa(resolved: Resolved, pool: ResolvedPool) -> bool | None:
         return pool.nodes.instance.efa_interfaces > 0
     fabric = resolved.cluster.fabric if resolved.cluster else None
     return None if fabric is None else fabric == "efa"
+
+
+def kv_lease_s(resolved: Resolved) -> tuple[float, str]:
+    """How long prefill keeps KV that nobody fetches, and the field that says so. Raises KeyError: no prefill pool."""
+    by_hand = resolved.pool("prefill").connector.extra.get("kv_lease_duration")
+    if isinstance(by_hand, int | float):
+        return float(by_hand), "prefill.connector.extra.kv_lease_duration"
+    return float(resolved.transfer.lease_s), "transfer.lease_s"
+
+
+def alone_in_its_network(resolved: Resolved) -> bool:
+    """Whether every worker is in pods whose network no other worker shares."""
+    on_host = any(pool.pod.host_network for pool in resolved.pools)
+    return resolved.cluster is not None and not resolved.paired_pods and not on_host
 
 
 def gpus_per_pod(pool: ResolvedPool) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from pulumi_tandem.check.asked import kv_lease_s
 from pulumi_tandem.check.pair import pair
 from pulumi_tandem.check.registry import Breach, rule
 from pulumi_tandem.declare.model import DTYPE_BYTES, GIB, Architecture
@@ -226,8 +227,7 @@ def lease_is_held(resolved: Resolved) -> Iterator[Breach]:
     if not two or resolved.workload is None or not two[0].moves_kv_by("Nixl"):
         return
     prefill, load = two[0], resolved.workload
-    by_hand = prefill.connector.extra.get("kv_lease_duration")
-    lease_s = by_hand if isinstance(by_hand, int | float) else resolved.transfer.lease_s
+    lease_s, path = kv_lease_s(resolved)
     tokens = load.requests_per_s * load.prompts.mean / prefill.workers / prefill.data_parallel * lease_s
     room_gib, held_gib = kv_room_gib(resolved, prefill), kv_gib(resolved, prefill, int(tokens))
     if 0 < room_gib < held_gib:
@@ -235,7 +235,6 @@ def lease_is_held(resolved: Resolved) -> Iterator[Breach]:
             f"at {load.requests_per_s:g} requests/s a prefill worker reads {held_gib:.1f} GiB of KV per GPU in a "
             f"lease of {lease_s:g} s and has room for {room_gib:.1f}; one dead decode worker could stop it"
         )
-        path = "prefill.connector.extra.kv_lease_duration" if by_hand is not None else "transfer.lease_s"
         fix = "use a shorter lease, more prefill workers, or KV in fp8"
         yield Breach(path=path, message=message, fix=fix)
 

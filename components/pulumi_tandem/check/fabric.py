@@ -80,6 +80,11 @@ def fabric_carries_transport(resolved: Resolved) -> Iterator[Breach]:
         message = f"KV is to travel over {transport!r}, and the cluster's network is {fabric!r}; it would go over TCP"
         fix = {"efa": "use 'efa'", "infiniband": "use 'rdma'", "roce": "use 'rdma'"}.get(fabric, "use 'tcp'")
         yield Breach(path="transfer.transport", message=message, fix=f"{fix}, or another cluster.fabric")
+    elif resolved.disaggregated and transport == "rdma":
+        bare = [pool.name for pool in resolved.pools if pool.nodes and pool.nodes.declared.rdma_devices == 0]
+        if bare:
+            message = f"KV is to travel over 'rdma', and machines of {' and '.join(bare)} have no RDMA device"
+            yield Breach(path="transfer.transport", message=message, fix="use 'tcp', or machines with RDMA devices")
 
 
 @rule(

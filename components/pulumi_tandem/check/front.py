@@ -6,12 +6,15 @@ from pulumi_tandem import catalog
 from pulumi_tandem.check.registry import Breach, rule
 from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
 
-_ROUTE_TIMEOUT_S = {"envoy": 15.0, "envoy-ai-gateway": 60.0, "gke-gateway": 30.0}
+_ROUTE_TIMEOUT_S = {"envoy": 15.0, "envoy-ai-gateway": 60.0, "gke-gateway": 30.0, "trtllm-serve": 180.0}
 """Longest request of a front door that is told nothing. Sources: Envoy route.RouteAction.timeout; envoy-ai-gateway
-(LLMKube#734); GKE BackendConfig, backend service timeout."""
+(LLMKube#734); GKE BackendConfig, backend service timeout; TensorRT-LLM 1.2 trtllm-serve disaggregated,
+--request_timeout."""
 _IDLE_TIMEOUT_S = {"aws-alb": 60.0, "nginx": 60.0}
 """Longest silence. Sources: ELB User Guide, idle_timeout.timeout_seconds; ingress-nginx, proxy-read-timeout."""
 _PORT_PER_RANK = "--data-parallel-multi-port-external-lb"
+_EXPORTER_PORT = "NIXL_TELEMETRY_PROMETHEUS_PORT"
+_ENGINE_PORTS = ("http", "side_channel", "kv_events")
 _RANKED_PORTS = ("side_channel", "kv_events")
 """The engine adds the data-parallel rank to these. Source: vLLM 0.33 nixl/base_scheduler.py, config/kv_events.py."""
 
@@ -144,13 +147,27 @@ def _sharing_ports(resolved: Resolved) -> Iterator[list[ResolvedPool]]:
 def _first_clash(pool: ResolvedPool, takers: dict[int, tuple[str, str]]) -> tuple[str, int, tuple[str, str]] | None:
     """The first port of a pool that is taken already; adds the pool's ports to those taken."""
     clash = None
-    for name, first in pool.pod.ports.items():
+    for name, first in _ports(pool):
         ranks = -(-pool.data_parallel // pool.nodes_per_worker) if name in _RANKED_PORTS else 1
         for port in range(first, first + ranks):
             if port in takers and clash is None:
                 clash = (name, port, takers[port])
             takers.setdefault(port, (pool.name, name))
     return clash
+
+
+def _ports(pool: ResolvedPool) -> Iterator[tuple[str, int]]:
+    """Ports that are written down, and those that the environment opens beside them.
+
+    A name of the user's own may stand for a port of the environment; those of the engine do not.
+    """
+    env = dict(pool.env)
+    opened = {_EXPORTER_PORT: _exporter_port(env)}
+    if (system := env.get("DYN_SYSTEM_PORT", "")).isdecimal():
+        opened["DYN_SYSTEM_PORT"] = int(system)
+    yield from ((name, port) for name, port in opened.items() if port is not None)
+    own = {port for name, port in pool.pod.ports.items() if name not in _ENGINE_PORTS} & set(opened.values())
+    yield from ((name, port) for name, port in pool.pod.ports.items() if name in _ENGINE_PORTS or port not in own)
 
 
 @rule(
@@ -184,11 +201,16 @@ def telemetry_port(resolved: Resolved) -> Iterator[Breach]:
     """NIXL's exporter is on in pods of one rank only."""
     for pool in resolved.pools:
         env = dict(pool.env)
-        on = env.get("NIXL_TELEMETRY_ENABLE", "").lower() in {"y", "yes", "1", "true", "on"}
-        name = "NIXL_TELEMETRY_PROMETHEUS_PORT"
-        if on and env.get("NIXL_TELEMETRY_EXPORTER") == "prometheus" and name in env and pool.ranks > 1:
-            message = (
-                f"{pool.ranks} ranks would open port {env[name]} for NIXL's telemetry; all but the first would stop"
-            )
+        port = _exporter_port(env)
+        if port is not None and pool.ranks > 1:
+            message = f"{pool.ranks} ranks would open port {port} for NIXL's telemetry; all but the first would stop"
             fix = "turn the exporter off: Tandem's agent counts KV by the engine's own metrics"
+            name = _EXPORTER_PORT if _EXPORTER_PORT in env else "NIXL_TELEMETRY_EXPORTER"
             yield Breach(path=f"{pool.name}.env.{name}", message=message, fix=fix)
+
+
+def _exporter_port(env: dict[str, str]) -> int | None:
+    """Where each rank opens NIXL's Prometheus exporter; None: it is off. Source: NIXL 1.5.1 telemetry."""
+    on = env.get("NIXL_TELEMETRY_ENABLE", "").lower() in {"y", "yes", "1", "true", "on"}
+    port = env.get(_EXPORTER_PORT, "9090")
+    return int(port) if on and env.get("NIXL_TELEMETRY_EXPORTER") == "prometheus" and port.isdecimal() else None

@@ -13,6 +13,8 @@ SLEEP_IS_CHECKED = (0, 32)
 MOONCAKE_UNEQUAL = (0, 20)
 SEVERAL_HAND_OVER = (0, 11)
 """Releases before were seen to fail; later ones were not read."""
+RECOMPUTE_STEPS_MAX = 8
+"""A prompt of 64k tokens in batches of 8192, Tandem's default."""
 METRICS_PATHS = {"vLLM": "/metrics", "TensorRT-LLM": "/prometheus/metrics"}
 _CHANGING = ("--hf-overrides", "--rope-", "--hf-config-path")
 
@@ -251,6 +253,49 @@ def one_hands_over(resolved: Resolved) -> Iterator[Breach]:
             )
             path = f"{pool.name}.connector.extra.connectors"
             yield Breach(path=path, message=message, fix="use NixlConnector alone, or a newer vLLM")
+
+
+@rule(
+    code="TND0124",
+    severity="warning",
+    title="connectors that stand together are known to hand KV over together",
+    story="""NIXL and LMCache as parts of one MultiConnector were reported to fail or hang (0.9). Part of that was
+    mended, and nobody has reported on the pair in a later release: try it before users do.""",
+    source="vllm#20609 (0.9), vllm#20613",
+)
+def tried_together(resolved: Resolved) -> Iterator[Breach]:
+    """Later MultiConnectors with NIXL and LMCache are told of."""
+    for pool in pair(resolved) or ():
+        both = pool.vllm and pool.moves_kv_by("Nixl") and pool.moves_kv_by("LMCache")
+        if both and pool.release_numbers >= SEVERAL_HAND_OVER:
+            message = "NIXL and LMCache in one MultiConnector were reported to fail (0.9), and nobody has reported that they work now"
+            path = f"{pool.name}.connector.extra.connectors"
+            yield Breach(path=path, message=message, fix="use NixlConnector alone, or prove the pair first")
+
+
+@rule(
+    code="TND0125",
+    severity="warning",
+    title="decode that reads lost prompts again has the steps for it",
+    story="""With 'recompute' a decode worker reads a prompt whose KV cannot be fetched by itself, batch by batch, and
+    all its streams wait in each of those steps. One lost prefill worker does that to every prompt that it held. A
+    batch sized for decoding makes many long steps of it.""",
+    source="vLLM 0.32/0.33 config/kv_transfer.py kv_load_failure_policy; docs/features/nixl_connector_usage.md",
+)
+def recompute_has_steps(resolved: Resolved) -> Iterator[Breach]:
+    """With recompute, decode's batch takes the longest prompt in at most 8 steps."""
+    two, longest = pair(resolved), resolved.prompt_tokens_max
+    if not two or not longest or not two[1].vllm:
+        return
+    decode = two[1]
+    steps = -(-longest // decode.batch_tokens)
+    if decode.connector.load_failure == "recompute" and steps > RECOMPUTE_STEPS_MAX:
+        message = (
+            f"decode would read a lost prompt of {longest} tokens again in {steps} steps of {decode.batch_tokens}, in "
+            "which its other streams wait"
+        )
+        fix = "use kv_load_failure='fail': the gateway runs the request elsewhere; or more batch_tokens on decode"
+        yield Breach(path="decode.batch_tokens", message=message, fix=fix)
 
 
 @rule(

@@ -225,7 +225,7 @@ def fast_network_is_used(resolved: Resolved) -> Iterator[Breach]:
     fabric = resolved.cluster.fabric if resolved.cluster else None
     transport = {"efa": "efa", "infiniband": "rdma", "roce": "rdma"}.get(fabric or "")
     by_hand = any(pool.connector.backends or isinstance(pool.engine, TensorRtLlm) for pool in resolved.pools)
-    asked = any(rdma_devices(pool) for pool in resolved.pools)  # TND0200 tells of devices that would be idle
+    asked = any(efa_devices(pool) for pool in resolved.pools)  # TND0200 tells of EFA devices that would be idle
     on_tcp = resolved.disaggregated and resolved.transfer.transport == "tcp" and not resolved.paired_pods
     if transport and on_tcp and not by_hand and not asked:
         message = f"the cluster's network is {fabric!r}, and KV is to travel over TCP, a hundred times slower"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from pulumi_tandem.check.asked import gpus_of_pool, gpus_per_pod, rdma_devices
+from pulumi_tandem.check.asked import efa_devices, gpus_of_pool, gpus_per_pod, mlx5_beside_efa
 from pulumi_tandem.check.registry import Breach, rule
 from pulumi_tandem.resolve import Resolved, ResolvedPool
 
@@ -106,6 +106,8 @@ def no_more_than_needed(resolved: Resolved) -> Iterator[Breach]:
             yield Breach(path=f"{pool.name}.pod.privileged", message=message, fix="use capabilities=('IPC_LOCK',)")
         mounted = [path for path in pool.pod.host_paths if path.startswith("/dev/infiniband")]
         efa = resolved.cluster is not None and resolved.cluster.fabric == "efa"
+        if mlx5_beside_efa(pool):
+            continue  # TND0291 tells of it
         if mounted and (efa or resolved.transfer.transport == "efa"):
             message = f"{mounted[0]} shows devices beside EFA's own, and libraries may choose them and go over TCP"
             fix = "drop it: the EFA plugin gives pods what they need"
@@ -122,10 +124,10 @@ def no_more_than_needed(resolved: Resolved) -> Iterator[Breach]:
     source="EKS User Guide, EFA; llm-d docs/infrastructure/rdma/README.md",
 )
 def may_lock(resolved: Resolved) -> Iterator[Breach]:
-    """Written capabilities of a pod with RDMA or EFA devices have IPC_LOCK."""
+    """Written capabilities of a pod with EFA devices have IPC_LOCK; TND0290 tells of other devices."""
     for pool in resolved.pools:
         given = pool.pod.capabilities
-        if given is not None and "IPC_LOCK" not in given and rdma_devices(pool) and not pool.pod.privileged:
+        if given is not None and "IPC_LOCK" not in given and efa_devices(pool) and not pool.pod.privileged:
             message = "the pod registers memory with network devices, and without IPC_LOCK it may not be let to lock it"
             yield Breach(path=f"{pool.name}.pod.capabilities", message=message, fix="add 'IPC_LOCK'")
 

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from pulumi_tandem.check.asked import alone_in_its_network, kv_lease_s
 from pulumi_tandem.check.owned import (
     BREAKING_ENV,
     OWN_ADDRESS,
@@ -47,12 +48,15 @@ def transport_exists(resolved: Resolved) -> Iterator[Breach]:
     source="vLLM 0.32/0.33 nixl/pull_scheduler.py, kv_lease_duration",
 )
 def drain_outlasts_lease(resolved: Resolved) -> Iterator[Breach]:
-    """drain_timeout_s is more than lease_s."""
-    drain_s, lease_s = resolved.grace.drain_timeout_s, resolved.transfer.lease_s
-    if resolved.disaggregated and drain_s <= lease_s:
-        message = f"a worker drains for {drain_s:g} s, and KV may be waited for {lease_s} s; some would be lost"
+    """A preStop hook and drain_timeout_s together are more than prefill's lease."""
+    if not resolved.disaggregated:
+        return
+    lease_s, _ = kv_lease_s(resolved)
+    drain_s = resolved.grace.drain_timeout_s + resolved.pool("prefill").pod.pre_stop_s
+    if drain_s <= lease_s:
+        message = f"a worker drains for {drain_s:g} s, and KV may be waited for {lease_s:g} s; some would be lost"
         yield Breach(
-            path="grace.drain_timeout_s", message=message, fix=f"use more than {lease_s} s, or a shorter lease"
+            path="grace.drain_timeout_s", message=message, fix=f"use more than {lease_s:g} s, or a shorter lease"
         )
 
 
@@ -133,11 +137,14 @@ def flags_are_free(resolved: Resolved) -> Iterator[Breach]:
     severity="warning",
     title="a fixed port is taken once on a machine",
     story="""A port that is written down is the same for every worker of the pool. Where two workers share a machine,
-    as they always do on the local target, the second one does not start, or two listeners answer in turn.""",
+    as they always do on the local target, the second one does not start, or two listeners answer in turn. In a cluster a
+    pod has a network of its own, unless it is on its machine's.""",
     source="bind(2): EADDRINUSE",
 )
 def fixed_ports(resolved: Resolved) -> Iterator[Breach]:
-    """No port is fixed for more than one worker of the service."""
+    """No port is fixed for more than one worker of the service, unless each has a pod with a network of its own."""
+    if alone_in_its_network(resolved):
+        return
     fixed = [(pool, where, port) for pool in resolved.pools for where, port in _fixed_ports(pool)]
     takers: Counter[int] = Counter()
     for pool, _, port in fixed:

@@ -62,6 +62,8 @@ def nodes_divide(resolved: Resolved) -> Iterator[Breach]:
             fix = "give nodes_per_worker a divisor of the worker's GPUs"
             yield Breach(path=f"{pool.name}.nodes_per_worker", message=message, fix=fix)
         local = _local_ranks(pool)
+        if pool.gpus_per_worker < pool.ranks:
+            continue  # TND0025 tells of it
         if local and local * pool.nodes_per_worker != pool.data_parallel:
             message = (
                 f"{local} ranks on each of {pool.nodes_per_worker} nodes are not {pool.data_parallel}; the engine "

@@ -1,4 +1,4 @@
-"""Codes 0260 to 0279: who moves the number of workers, and how workers are replaced."""
+"""Codes 0260 to 0279, 0298 and 0299: who moves the number of workers, and how workers are replaced."""
 
 import math
 from collections.abc import Iterator
@@ -10,6 +10,8 @@ from pulumi_tandem.resolve import Resolved, ResolvedPool
 
 _ENOUGH = 10_000
 """Decode workers that are tried beyond the fewest where their most is not known."""
+_LOOK_BACK_S = 300.0
+"""Source: as in TND0299; KEDA, cooldownPeriod, is as long."""
 
 
 @rule(
@@ -87,11 +89,51 @@ def maxima_fit(resolved: Resolved) -> Iterator[Breach]:
     for nodes, pools in pools_by_nodes(resolved):
         scaled = [pool for pool in pools if pool.autoscalers]
         most = sum(gpus_of_pool(pool, _bounds(pool)[1] or pool.workers) for pool in pools)
+        least = sum(gpus_of_pool(pool, _bounds(pool)[0]) for pool in pools)  # TND0298 tells of it
         now = sum(gpus_of_pool(pool) for pool in pools)
-        if scaled and nodes.gpus_max is not None and most > nodes.gpus_max >= now:
+        if scaled and nodes.gpus_max is not None and most > nodes.gpus_max >= max(now, least):
             message = f"at their most the pools take {most} GPUs, and {nodes.name!r} can have {nodes.gpus_max}"
             fix = "lower workers_max until they fit, or let the node pool grow"
             yield Breach(path=f"{scaled[0].name}.autoscalers", message=f"{message}; some would stay Pending", fix=fix)
+
+
+@rule(
+    code="TND0298",
+    title="the fewest workers of all pools fit the machines",
+    story="""An autoscaler keeps at least its minimum, whatever the load. Minima that take more GPUs than there are leave
+    workers Pending from the first day, and the autoscaler has no room left to act in.""",
+    source="pulumi_tandem.check; Kubernetes, HorizontalPodAutoscaler v2, minReplicas",
+)
+def minima_fit(resolved: Resolved) -> Iterator[Breach]:
+    """GPUs of all workers_min are within their node pool's."""
+    for nodes, pools in pools_by_nodes(resolved):
+        scaled = [pool for pool in pools if pool.autoscalers]
+        least = sum(gpus_of_pool(pool, _bounds(pool)[0]) for pool in pools)
+        now = sum(gpus_of_pool(pool) for pool in pools)  # TND0230 tells of workers that are declared
+        if scaled and nodes.gpus_max is not None and least > nodes.gpus_max >= now:
+            message = f"at their fewest the pools take {least} GPUs, and {nodes.name!r} can have {nodes.gpus_max}"
+            fix = "lower workers_min until they fit, or add machines"
+            yield Breach(path=f"{scaled[0].name}.autoscalers", message=f"{message}; some would stay Pending", fix=fix)
+
+
+@rule(
+    code="TND0299",
+    severity="warning",
+    title="a worker that is asked for comes while it is needed",
+    story="""An autoscaler that reacts to load adds a worker once requests wait. A machine without the image pulls it
+    first; where that alone takes more than five minutes, the window over which a HorizontalPodAutoscaler looks back
+    before it scales down, the burst is over when the worker comes.""",
+    source="Kubernetes, HorizontalPodAutoscaler, --horizontal-pod-autoscaler-downscale-stabilization (300 s)",
+)
+def workers_come_in_time(resolved: Resolved) -> Iterator[Breach]:
+    """image_pull_s of a pool that is scaled is at most 300 s."""
+    for pool in resolved.pools:
+        least, most = _bounds(pool)
+        pull_s = pool.pod.image_pull_s or 0.0
+        if pool.autoscalers and most != least and pull_s > _LOOK_BACK_S:
+            message = f"a worker on a new machine waits {pull_s:g} s for its image; it would come after the burst"
+            fix = "keep the image on the machines (a cache, a snapshot of the disk), and raise workers_min"
+            yield Breach(path=f"{pool.name}.autoscalers", message=message, fix=fix)
 
 
 @rule(

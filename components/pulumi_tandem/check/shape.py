@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from pulumi_tandem.check.asked import GPU, gpus_per_pod
 from pulumi_tandem.check.pair import vllm_pair
 from pulumi_tandem.check.registry import Breach, rule
 from pulumi_tandem.resolve import UNBOUND, Resolved, ResolvedPool
@@ -139,6 +140,9 @@ def enough_gpus(resolved: Resolved) -> Iterator[Breach]:
             )
             fix = f"set gpus_per_worker={pool.ranks}, or drop it"
             yield Breach(path=f"{pool.name}.gpus_per_worker", message=message, fix=fix)
+        elif _asked(pool) < gpus_per_pod(pool):
+            message = f"a pod asks for {_asked(pool)} GPUs and its ranks need {gpus_per_pod(pool)}; it would not start"
+            yield Breach(path=f"{pool.name}.pod.resources", message=message, fix=f"ask for {gpus_per_pod(pool)}")
 
 
 @rule(
@@ -157,6 +161,15 @@ def no_idle_gpus(resolved: Resolved) -> Iterator[Breach]:
             message = f"{idle} of a worker's {pool.gpus_per_worker} GPUs would stand idle"
             fix = f"set tensor_parallel={pool.gpus_per_worker}, or gpus_per_worker={pool.ranks}"
             yield Breach(path=f"{pool.name}.gpus_per_worker", message=message, fix=fix)
+        elif _asked(pool) > gpus_per_pod(pool):
+            message = f"a pod asks for {_asked(pool)} GPUs and its ranks use {gpus_per_pod(pool)}; the rest stand idle"
+            yield Breach(path=f"{pool.name}.pod.resources", message=message, fix=f"ask for {gpus_per_pod(pool)}")
+
+
+def _asked(pool: ResolvedPool) -> int:
+    """GPUs that one pod asks for; what its ranks need where nothing is written, or GPUs are shared or sliced."""
+    shared = pool.device or pool.mig or (pool.nodes and pool.nodes.declared.gpu_sharing != "none")
+    return gpus_per_pod(pool) if shared else pool.pod.resources.get(GPU, gpus_per_pod(pool))
 
 
 @rule(

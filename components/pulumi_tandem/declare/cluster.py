@@ -38,6 +38,8 @@ class DevicePlugin(Noun):
     """A DaemonSet that tells Kubernetes of devices on its nodes."""
 
     installed: bool = True
+    version: str | None = None
+    """Of the plugin itself, as its image is tagged, and not of its chart. Default: not known."""
     tolerations: tuple[Toleration, ...] | None = None
     """Default: as Tandem installs it, every taint."""
 

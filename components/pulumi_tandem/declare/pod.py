@@ -88,6 +88,8 @@ class Pod(Noun):
     """Version of libfabric in the image. Default: not known."""
     image_gb: float | None = Field(default=None, gt=0)
     """Size of the image as unpacked."""
+    image_pull_s: float | None = Field(default=None, ge=0)
+    """How long a new machine takes to have the image; 0: it is there already. Default: not known."""
     weights_volume: Literal["emptyDir", "hostPath", "ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany"] | None = None
     """Where weights lie: a scratch folder, a folder of the machine, or a claim of that access mode."""
     load_gb_per_s: float | None = Field(default=None, gt=0)
