@@ -25,7 +25,15 @@ KEYS = frozenset({
 SIDECARS = "a product that Tandem does not deploy: llm-d's routing sidecar and endpoint picker"
 CHOICES = ("pd_decider", "plugins")
 
-FABRICS: dict[str, Any] = {"none": "tcp", "tcp": "tcp", "nvlink-single-node": None, "efa": "efa", "infiniband": "infiniband", "roce": "roce", "mnnvl": "mnnvl"}
+FABRICS: dict[str, Any] = {
+    "none": "tcp",
+    "tcp": "tcp",
+    "nvlink-single-node": None,
+    "efa": "efa",
+    "infiniband": "infiniband",
+    "roce": "roce",
+    "mnnvl": "mnnvl",
+}
 """None: it says nothing of the network between machines."""
 IMPLEMENTATIONS = {
     "envoy", "envoy-gateway", "envoy-ai-gateway", "istio", "nginx", "aws-alb", "gke-gateway", "kgateway",

@@ -11,8 +11,17 @@ class FrontDoor(Noun):
     """The proxy or load balancer that clients reach the gateway through."""
 
     implementation: Literal[
-        "envoy", "envoy-gateway", "envoy-ai-gateway", "istio", "nginx", "aws-alb", "gke-gateway", "kgateway",
-        "aibrix", "trtllm-serve", "other",
+        "envoy",
+        "envoy-gateway",
+        "envoy-ai-gateway",
+        "istio",
+        "nginx",
+        "aws-alb",
+        "gke-gateway",
+        "kgateway",
+        "aibrix",
+        "trtllm-serve",
+        "other",
     ] = "other"
     """`trtllm-serve`: TensorRT-LLM's disaggregated server."""
     version: str | None = None
