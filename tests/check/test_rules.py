@@ -12,11 +12,11 @@ from pulumi_tandem.check.capacity import weights_gib
 from pulumi_tandem.declare.model import GIB
 from pulumi_tandem.resolve import resolve
 from tests.builders import codes, findings, laptop_pair, laptop_single, llama_pair
-from tests.check import cases, cases_handover, cases_hardware, cases_network, cases_pods, cases_tensorrt
+from tests.check import cases, cases_around, cases_handover, cases_hardware, cases_network, cases_pods, cases_tensorrt
 from tests.check.cases import Broken
 from tests.check.cases_handover import model
 
-ROWS = (cases, cases_handover, cases_hardware, cases_tensorrt, cases_network, cases_pods)
+ROWS = (cases, cases_handover, cases_hardware, cases_tensorrt, cases_network, cases_pods, cases_around)
 BROKEN = [row for rows in ROWS for row in rows.BROKEN]
 FINE = [row for rows in ROWS for row in rows.FINE]
 

@@ -107,6 +107,8 @@ def translate(case: Case) -> Translation:
     roles = {role: _flat(case.get(role) or {}) for role in ("prefill", "decode")}
     unknown = [f"{role}.{key}" for role, keys in roles.items() for key in keys if not _known(key)]
     unknown += [f"model.{key}" for key in _flat(case.get("model") or {}) if key not in MODEL_KEYS]
+    unknown += translate_cluster.unknown(case)
+    unknown += [f"workload.{key}" for key in case.get("workload") or {} if key not in WORKLOAD_KEYS]
     return Translation(service=lambda: _service(case, roles), unknown=unknown)
 
 
@@ -150,6 +152,11 @@ def _service(case: Case, roles: dict[str, Case]) -> tandem.Service:
     }
     fields |= {role: _pool(case, role, roles) for role in roles}
     return tandem.Service(**fields)
+
+
+WORKLOAD_KEYS = frozenset({
+    "api_path", "isl", "max_generation_s", "max_isl", "max_ttft_s", "osl", "prefill_tokens_per_s", "ttft_ms",
+})  # fmt: skip
 
 
 def _workload(workload: Case) -> dict[str, Any]:
@@ -242,7 +249,7 @@ def _context(case: Case, roles: dict[str, Case]) -> int:
     if any("max_model_len" in role or "max_seq_len" in role for role in roles.values()):
         return longest
     workload = case.get("workload") or {}
-    asked = (workload.get("max_isl") or workload.get("isl") or 0) + (workload.get("osl") or 0)
+    asked = (workload.get("max_isl") or workload.get("isl") or 0) + (workload.get("osl") or 1)
     return min(longest, max(CONTEXT_TOKENS, asked))
 
 
@@ -421,11 +428,11 @@ def _env(case: Case, keys: Case) -> dict[str, str]:
 def _transfer(case: Case, roles: dict[str, Case]) -> dict[str, Any]:
     """The transport that UCX takes of those that it is let: verbs only where there is no TCP, or a fabric for them."""
     fields: dict[str, Any] = {}
-    verbs = (case.get("cluster") or {}).get("fabric") in {"infiniband", "roce", None}
+    fabric = (case.get("cluster") or {}).get("fabric")
     for keys in roles.values():
-        words = str(keys.get("env.UCX_TLS", "")).split(",")
-        allowed = [word for word, transport in TRANSPORTS if transport != "rdma" or verbs or "tcp" not in words]
-        found = [transport for word, transport in TRANSPORTS if word in words and word in allowed]
+        words = set(str(keys.get("env.UCX_TLS", "")).split(","))
+        falls_back = "tcp" in words and fabric not in {"infiniband", "roce", None}
+        found = [to for word, to in TRANSPORTS if word in words and not (to == "rdma" and falls_back)]
         if found:
             fields["transport"] = found[0]
         if devices := keys.get("env.UCX_NET_DEVICES"):
@@ -448,7 +455,8 @@ SAID = frozenset({
     "attention_dp", "cache_transceiver_config.backend", "cache_transceiver_config.max_tokens_in_buffer",
     "enable_chunked_prefill", "max_beam_width", "metrics.return_perf_metrics", "disable_overlap_scheduler",
     "speculative.method", "speculative.decoding_type", "speculative.model", "speculative.num_speculative_tokens",
-    "speculative.max_draft_len", "speculative.layers", "expert_parallel_size", "resource", "kv_scales",
+    "speculative.max_draft_len", "speculative.layers", "expert_parallel_size", "cache_transceiver_config",
+    "resource", "kv_scales",
 })  # fmt: skip
 """Keys of a role that are said here. `resource` repeats the slice in `gpu`; `kv_scales: checkpoint` is the default."""
 

@@ -6,34 +6,48 @@ to a zone. Where Tandem's default is another one, the platform's is written out.
 
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pulumi_tandem as tandem
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 Case = dict[str, Any]
 
 KEYS = frozenset({
     "affinity", "autoscalers", "capabilities", "cuda", "engine_ready_timeout_s", "hf_token", "host", "host_network",
-    "host_path", "ignore_replica_changes", "image_change", "image_pull_estimate_s", "image_size_gb", "libfabric_version", "load_rate_gb_s",
-    "lws", "memory_limit", "node_group", "nvlink_domain", "pdb", "ports", "pre_stop_s", "privileged", "probes",
-    "resources", "rolling_update", "run_as_non_root", "run_as_user", "scale_group", "shm", "shutdown_timeout_s",
-    "strategy", "subnet", "termination_grace_s", "tolerations", "ulimits", "update_group", "weights_cache",
-    "workload", "zone",
+    "host_path", "ignore_replica_changes", "image_change", "image_pull_estimate_s", "image_size_gb",
+    "libfabric_version", "load_rate_gb_s", "lws", "memory_limit", "node_group", "nvlink_domain", "pdb", "ports",
+    "pre_stop_s", "privileged", "probes", "resources", "rolling_update", "run_as_non_root", "run_as_user",
+    "scale_group", "shm", "shutdown_timeout_s", "strategy", "subnet", "termination_grace_s", "tolerations", "ulimits",
+    "update_group", "weights_cache", "workload", "zone",
 })  # fmt: skip
 """Keys of a role that are said here, by their first part."""
+
+CLUSTER_KEYS = frozenset({
+    "ami", "arch", "autoscaling", "bandwidth_gbps", "capacity", "compute", "compute_domain", "cross_node",
+    "desired_size", "disaggregatedset", "dra", "dynamo", "efa_device_plugin", "fabric", "gateway", "gpu_device_plugin",
+    "gpu_operator", "gpu_sharing", "gpus_per_node", "image_cache", "inference_pool", "injects", "instance_type",
+    "karpenter", "kubernetes_version", "launch_template", "lws", "max_nodes", "network_policy", "node_group", "nodes",
+    "nvme_raid0", "placement_group", "pod_security", "pods", "provider", "public_ip", "quota", "rdma_devices",
+    "root_volume_gb", "router", "same_node", "scale_groups", "secrets", "security_group", "share_process_namespace",
+    "stormservice", "subnet_cidrs", "taints", "total_gpus", "zones",
+})  # fmt: skip
+"""Keys of the cluster that are said here, or for which a case is left out, by their first part."""
+BACKGROUND = frozenset({
+    "affinity", "anti_affinity", "cluster_created", "frontend_image", "mig", "node_groups", "nvlink", "platform",
+    "pod_identity", "prometheus", "reconcile", "share_host_ipc", "storage_class", "subnets",
+})  # fmt: skip
+"""Keys of the cluster that repeat what others say, or that no declaration has a word for and no rule is about."""
 
 SIDECARS = "a product that Tandem does not deploy: llm-d's routing sidecar and endpoint picker"
 CHOICES = ("pd_decider", "plugins")
 
 FABRICS: dict[str, Any] = {
-    "none": "tcp",
-    "tcp": "tcp",
+    "none": "tcp", "tcp": "tcp", "efa": "efa", "infiniband": "infiniband", "roce": "roce", "mnnvl": "mnnvl",
     "nvlink-single-node": None,
-    "efa": "efa",
-    "infiniband": "infiniband",
-    "roce": "roce",
-    "mnnvl": "mnnvl",
-}
+}  # fmt: skip
 """None: it says nothing of the network between machines."""
 IMPLEMENTATIONS = {
     "envoy", "envoy-gateway", "envoy-ai-gateway", "istio", "nginx", "aws-alb", "gke-gateway", "kgateway",
@@ -58,6 +72,18 @@ def left_out(case: Case) -> str | None:
     if any("sidecar" in role or "sidecar_env" in role for role in roles) or any(key in router for key in CHOICES):
         return SIDECARS
     return None
+
+
+def unknown(case: Case) -> list[str]:
+    """Keys and words of the cluster that nobody translates."""
+    cluster = _part(case, "cluster")
+    told = [f"cluster.{key}" for key in cluster if key not in CLUSTER_KEYS | BACKGROUND]
+    words: tuple[tuple[str, Any, Collection[str]], ...] = (
+        ("cluster.fabric", cluster.get("fabric"), FABRICS),
+        ("cluster.gateway.implementation", (cluster.get("gateway") or {}).get("implementation"), IMPLEMENTATIONS),
+        ("cluster.capacity.type", (cluster.get("capacity") or {}).get("type"), CAPACITIES),
+    )
+    return told + [f"{key}={word!r}" for key, word, known in words if word is not None and word not in known]
 
 
 def cluster_parts(case: Case) -> dict[str, object]:

@@ -268,7 +268,10 @@ def tried_together(resolved: Resolved) -> Iterator[Breach]:
     for pool in pair(resolved) or ():
         both = pool.vllm and pool.moves_kv_by("Nixl") and pool.moves_kv_by("LMCache")
         if both and pool.release_numbers >= SEVERAL_HAND_OVER:
-            message = "NIXL and LMCache in one MultiConnector were reported to fail (0.9), and nobody has reported that they work now"
+            message = (
+                "NIXL and LMCache in one MultiConnector were reported to fail (0.9), and nobody has reported that they "
+                "work now"
+            )
             path = f"{pool.name}.connector.extra.connectors"
             yield Breach(path=path, message=message, fix="use NixlConnector alone, or prove the pair first")
 

@@ -137,8 +137,8 @@ def flags_are_free(resolved: Resolved) -> Iterator[Breach]:
     severity="warning",
     title="a fixed port is taken once on a machine",
     story="""A port that is written down is the same for every worker of the pool. Where two workers share a machine,
-    as they always do on the local target, the second one does not start, or two listeners answer in turn. In a cluster a
-    pod has a network of its own, unless it is on its machine's.""",
+    as they always do on the local target, the second one does not start, or two listeners answer in turn. In a cluster
+    a pod has a network of its own, unless it is on its machine's.""",
     source="bind(2): EADDRINUSE",
 )
 def fixed_ports(resolved: Resolved) -> Iterator[Breach]:

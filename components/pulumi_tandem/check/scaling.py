@@ -100,8 +100,8 @@ def maxima_fit(resolved: Resolved) -> Iterator[Breach]:
 @rule(
     code="TND0298",
     title="the fewest workers of all pools fit the machines",
-    story="""An autoscaler keeps at least its minimum, whatever the load. Minima that take more GPUs than there are leave
-    workers Pending from the first day, and the autoscaler has no room left to act in.""",
+    story="""An autoscaler keeps at least its minimum, whatever the load. Minima that take more GPUs than there are
+    leave workers Pending from the first day, and the autoscaler has no room left to act in.""",
     source="pulumi_tandem.check; Kubernetes, HorizontalPodAutoscaler v2, minReplicas",
 )
 def minima_fit(resolved: Resolved) -> Iterator[Breach]:
