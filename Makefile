@@ -1,12 +1,14 @@
-# Everything a person types here; `make help` lists it. STACK chooses the stack, PYTHON the Python to build on.
+# Everything a person types here; `make help` lists it. STACK chooses the stack, IMAGES the images,
+# PYTHON the Python to build on.
 
 STACK ?= local
+IMAGES ?= gateway worker-fake worker-cpu
 PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) tools/bootstrap.py
 TANDEM = tools/run python -m pulumi_tandem.cli
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test check fix bench clean
+.PHONY: help up down status test check fix bench images clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +44,9 @@ bench: ## the estimator against aiconfigurator; the gateway against vllm-router;
 	@tools/run python -m benchmarks.estimator
 	@tools/run python -m benchmarks.gateway
 	@tools/run python -m benchmarks.serving
+
+images: ## container images as archives in the cache, with buildah, podman or docker; IMAGES="gateway worker-vllm" for others
+	@$(BOOTSTRAP) $(foreach image,$(subst -,_,$(IMAGES)),--only image_$(image))
 
 clean: ## remove what bootstrap and the tools made in this checkout, but no stack's state (.tandem) and not the cache
 	rm -rf .venv .venv-engine stacks/.venv build dist .coverage .hypothesis .pytest_cache .ruff_cache

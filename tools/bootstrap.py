@@ -16,10 +16,18 @@ if sys.version_info < (3, 11):
 import argparse
 from collections.abc import Sequence
 
-from steps import engine, environment, library, model, pulumi_cli
+from steps import engine, environment, images, library, model, pulumi_cli
 from steps.frame import Failure, Place, Screen, Step, carry_out, order
 
-STEPS: tuple[Step, ...] = (library.STEP, pulumi_cli.STEP, engine.STEP, engine.VIEW, model.STEP, environment.STEP)
+STEPS: tuple[Step, ...] = (
+    library.STEP,
+    pulumi_cli.STEP,
+    engine.STEP,
+    engine.VIEW,
+    model.STEP,
+    environment.STEP,
+    *images.STEPS,
+)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -86,6 +86,8 @@ class Step:
     needs: tuple[str, ...] = ()
     shared: bool = False
     """The result lies in the cache, where other checkouts may be making it at the same time."""
+    when_named: bool = False
+    """Made only when it is asked for by name, or when such a step needs it."""
 
     def is_done(self, place: Place) -> bool:
         """Whether the result is there and was made from the inputs of now."""
@@ -93,9 +95,9 @@ class Step:
 
 
 def order(steps: Sequence[Step], only: Sequence[str] | None) -> list[Step]:
-    """The chosen steps and all that they need, in the order of `steps`; every step when none is chosen."""
+    """The chosen steps and all that they need, in the order of `steps`; when none is chosen, all but `when_named`."""
     if not only:
-        return list(steps)
+        return [step for step in steps if not step.when_named]
     by_name = {step.name: step for step in steps}
     wanted: set[str] = set()
     queue = list(only)

@@ -1,0 +1,264 @@
+"""Container images, built with whichever of buildah, podman and docker is there, as archives in the cache.
+
+An archive's name holds the hash of everything that goes into it, so a second build of the same files is nothing
+but a look. A Containerfile asks nothing of the machine but a base image and, where pip needs any, index settings;
+both come in from here, and a colleague's `docker build -f worker/Containerfile.gateway .` does without.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from steps import engine, image_base, image_engine
+from steps.builder import Builder, find_builder
+from steps.frame import Place, Run, Step, digest
+
+REGISTRY = "tandem.local"
+"""Names no host: what is built here is imported, never pulled."""
+
+GATEWAY_INPUTS = ("LICENSE", "README.md", "pyproject.toml", "tools/requirements.txt", "components", "worker")
+ENGINE_INPUTS = ("tools/engine-requirements.txt", "worker")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An image and what it is made of."""
+
+    name: str
+    summary: str
+    containerfile: str
+    inputs: tuple[str, ...]
+    """Files and folders of the checkout that the Containerfile copies."""
+    on: str = ""
+    """What its base is: "base", "engine", another recipe's name; empty where the Containerfile's own default holds."""
+    argument: str = "BASE"
+    """The build argument by which the Containerfile is told its base."""
+    compressed: bool = True
+    """An engine is not: compressing takes longer than writing, and its libraries hardly shrink."""
+
+    @property
+    def reference(self) -> str:
+        """What a pod calls it."""
+        return f"{REGISTRY}/{self.name}:test"
+
+    @property
+    def step_name(self) -> str:
+        """Its step in tools/bootstrap.py."""
+        return f"image_{self.name.replace('-', '_')}"
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="gateway",
+            summary="gateway and prover",
+            containerfile="worker/Containerfile.gateway",
+            inputs=GATEWAY_INPUTS,
+            on="base",
+        ),
+        Recipe(
+            name="worker-fake",
+            summary="worker with the tests' fake engine",
+            containerfile="tests/fakes/Containerfile",
+            inputs=("tests/__init__.py", "tests/fakes", "tests/engine/site"),
+            on="gateway",
+            argument="GATEWAY",
+        ),
+        Recipe(
+            name="worker-cpu",
+            summary="worker with vLLM's CPU build and NIXL",
+            containerfile="worker/Containerfile.vllm-cpu",
+            inputs=ENGINE_INPUTS,
+            on="engine",
+            argument="ENGINE",
+            compressed=False,
+        ),
+        Recipe(
+            name="worker-vllm",
+            summary="worker with vLLM for NVIDIA GPUs and NIXL",
+            containerfile="worker/Containerfile.vllm",
+            inputs=("worker",),
+            compressed=False,
+        ),
+        Recipe(
+            name="worker-tensorrt-llm",
+            summary="worker with TensorRT-LLM",
+            containerfile="worker/Containerfile.tensorrt-llm",
+            inputs=("worker",),
+            compressed=False,
+        ),
+    )
+}
+"""Every image of the project."""
+
+TESTED = ("gateway", "worker-fake", "worker-cpu")
+"""What the tests on a cluster run; the GPU images are built where a registry has their bases."""
+
+
+def archives(place: Place) -> dict[str, Path]:
+    """The archives that the tests' cluster imports, by the reference that pods name; all of them when made."""
+    return {RECIPES[name].reference: archive(RECIPES[name], place) for name in TESTED}
+
+
+def archive(recipe: Recipe, place: Place) -> Path:
+    """Where the image of this checkout's files lies, or will."""
+    return place.cache / "images" / f"{recipe.name}-{key(recipe, place)}.tar"
+
+
+def stamp(recipe: Recipe, place: Place) -> Path:
+    """Beside the archive, under the same hash: checkouts that differ do not undo each other's."""
+    return archive(recipe, place).with_suffix(".stamp")
+
+
+def key(recipe: Recipe, place: Place) -> str:
+    """The Containerfile, every file that it copies, and what it stands on."""
+    files = (recipe.containerfile, ".dockerignore", *recipe.inputs)
+    contents = [part for name in files for part in hashed(place.checkout / name)]
+    return digest(base_key(recipe, place), *contents)
+
+
+def base_key(recipe: Recipe, place: Place) -> str:
+    """The hash of what a recipe stands on."""
+    match recipe.on:
+        case "base":
+            return image_base.key(place)
+        case "engine":
+            return image_engine.key(place)
+        case "":
+            return ""
+        case other:
+            return key(RECIPES[other], place)
+
+
+def hashed(path: Path) -> Generator[str | Path]:
+    """A file, or a folder's files with their names, without what Python leaves beside them."""
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file() and not {"__pycache__"} & set(file.parts) and ".egg-info" not in str(file):
+                yield str(file.relative_to(path))
+                yield file
+    else:
+        yield path
+
+
+def make(recipe: Recipe, place: Place, run: Run) -> None:
+    """Builds the image and writes its archive; the builder's store keeps the layers for the next build."""
+    builder = find_builder(run)
+    started_s = time.monotonic()
+    build(recipe, place, run, builder)
+    run.report(f"built in {time.monotonic() - started_s:.0f} s; writing the archive")
+    save(builder, recipe, place, run)
+
+
+def build(recipe: Recipe, place: Place, run: Run, builder: Builder) -> None:
+    """Builds the image on its base, under a tag of its files' hash: the store may be shared by several checkouts."""
+    base = base_of(recipe, place, run, builder)
+    run.report(f"{builder.name} builds {recipe.containerfile}")
+    with pip_settings(place) as secrets:
+        words = builder.build(
+            containerfile=place.checkout / recipe.containerfile,
+            context=place.checkout,
+            tag=tagged(recipe, place),
+            arguments={**base, "REVISION": revision(place)},
+            secrets=secrets,
+        )
+        run(*words, why=f"build the image {recipe.name}")
+    run(*builder.tag(tagged(recipe, place), recipe.reference), why=f"name the image {recipe.name}")
+
+
+def tagged(recipe: Recipe, place: Place) -> str:
+    """The image of this checkout's files in the builder's store."""
+    return f"{REGISTRY}/{recipe.name}:{key(recipe, place)}"
+
+
+def base_of(recipe: Recipe, place: Place, run: Run, builder: Builder) -> dict[str, str]:
+    """The build argument that names the base; none where the Containerfile's own default is meant."""
+    match recipe.on:
+        case "":
+            return {}
+        case "base":
+            reference = image_base.make(place, run, builder)
+        case "engine":
+            reference = image_engine.make(place, run, builder)
+        case other:
+            below = RECIPES[other]
+            reference = tagged(below, place)
+            if not image_base.has(run, builder, reference):
+                build(below, place, run, builder)
+    return {recipe.argument: reference}
+
+
+def save(builder: Builder, recipe: Recipe, place: Place, run: Run) -> None:
+    """Writes the archive beside its place and moves it there, so that a reader sees all of it or none."""
+    target = archive(recipe, place)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
+    try:
+        run(
+            *builder.save(tag=recipe.reference, file=beside, compressed=recipe.compressed),
+            why=f"write the archive of {recipe.name}",
+        )
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+    run.report(f"{target}, {target.stat().st_size / 1e6:.0f} MB")
+
+
+@contextlib.contextmanager
+def pip_settings(place: Place) -> Generator[dict[str, Path]]:
+    """This machine's settings of pip as build secrets, id to file: they reach the build and stay out of its layers."""
+    command = (place.python, "-m", "pip", "config", "list")
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    found = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
+    # a setting of the environment stands after one of a file, and wins, as in pip itself
+    options = {name.partition(".")[2]: value.strip("'\"") for name, value in found.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        secrets: dict[str, Path] = {}
+        if certificate := options.get("cert"):
+            secrets["ca.pem"] = Path(certificate)
+        lines = [f"{name} = {options[name]}" for name in PIP_OPTIONS if name in options]
+        if certificate:
+            lines.append("cert = /run/secrets/ca.pem")
+        settings = secrets["pip.conf"] = Path(folder) / "pip.conf"
+        settings.touch(mode=0o600)
+        settings.write_text("\n".join(["[global]", *lines, ""]))
+        yield secrets
+
+
+PIP_OPTIONS = ("index-url", "extra-index-url", "trusted-host", "proxy", "default-timeout")
+"""What decides where packages come from; folders of this machine mean nothing inside a build."""
+
+
+def revision(place: Place) -> str:
+    """The commit that is checked out, for the image's label."""
+    if not shutil.which("git"):
+        return "unknown"
+    command = ("git", "-C", str(place.checkout), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
+def step(recipe: Recipe) -> Step:
+    """A recipe as a step of bootstrap; those below it come first."""
+    needs = {"engine": (engine.STEP.name,), "base": (), "": ()}
+    return Step(
+        name=recipe.step_name,
+        summary=f"image {recipe.reference}: {recipe.summary}",
+        key=partial(key, recipe),
+        stamp=partial(stamp, recipe),
+        make=partial(make, recipe),
+        needs=needs[recipe.on] if recipe.on in needs else (RECIPES[recipe.on].step_name,),
+        shared=True,
+        when_named=True,
+    )
+
+
+STEPS = tuple(step(recipe) for recipe in RECIPES.values())
