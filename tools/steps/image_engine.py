@@ -39,12 +39,11 @@ def key(place: Place) -> str:
     return digest(engine.key(place), Path(__file__), image_base.key(place))
 
 
-def make(place: Place, run: Run, builder: Builder) -> str:
+def make(place: Place, run: Run, builder: Builder, base: str) -> str:
     """The reference of the engine's image, in the builder's store."""
     reference = f"{NAME}:{key(place)}"
     if image_base.has(run, builder, reference):
         return reference
-    base = image_base.make(place, run, builder)
     packages = engine.packages(engine.site(place))
     # on the cache's own disk, where a copy is but further names of the same files
     with tempfile.TemporaryDirectory(dir=place.cache) as folder:

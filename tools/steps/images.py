@@ -24,7 +24,7 @@ REGISTRY = "tandem.local"
 """Names no host: what is built here is imported, never pulled."""
 
 GATEWAY_INPUTS = ("LICENSE", "README.md", "pyproject.toml", "tools/requirements.txt", "components", "worker")
-ENGINE_INPUTS = ("tools/engine-requirements.txt", "worker")
+WORKER_INPUTS = ("tools/requirements.txt", "worker")
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,6 @@ class Recipe:
     """Files and folders of the checkout that the Containerfile copies."""
     on: str = ""
     """What its base is: "base", "engine", another recipe's name; empty where the Containerfile's own default holds."""
-    argument: str = "BASE"
-    """The build argument by which the Containerfile is told its base."""
     compressed: bool = True
     """An engine is not: compressing takes longer than writing, and its libraries hardly shrink."""
 
@@ -70,29 +68,27 @@ RECIPES = {
             containerfile="tests/fakes/Containerfile",
             inputs=("tests/__init__.py", "tests/fakes", "tests/engine/site"),
             on="gateway",
-            argument="GATEWAY",
         ),
         Recipe(
             name="worker-cpu",
             summary="worker with vLLM's CPU build and NIXL",
             containerfile="worker/Containerfile.vllm-cpu",
-            inputs=ENGINE_INPUTS,
+            inputs=("tools/engine-requirements.txt", *WORKER_INPUTS),
             on="engine",
-            argument="ENGINE",
             compressed=False,
         ),
         Recipe(
             name="worker-vllm",
             summary="worker with vLLM for NVIDIA GPUs and NIXL",
             containerfile="worker/Containerfile.vllm",
-            inputs=("worker",),
+            inputs=WORKER_INPUTS,
             compressed=False,
         ),
         Recipe(
             name="worker-tensorrt-llm",
             summary="worker with TensorRT-LLM",
             containerfile="worker/Containerfile.tensorrt-llm",
-            inputs=("worker",),
+            inputs=WORKER_INPUTS,
             compressed=False,
         ),
     )
@@ -160,14 +156,14 @@ def make(recipe: Recipe, place: Place, run: Run) -> None:
 
 def build(recipe: Recipe, place: Place, run: Run, builder: Builder) -> None:
     """Builds the image on its base, under a tag of its files' hash: the store may be shared by several checkouts."""
-    base = base_of(recipe, place, run, builder)
+    arguments = {**base_of(recipe, place, run, builder), "REVISION": revision(place)}
     run.report(f"{builder.name} builds {recipe.containerfile}")
     with pip_settings(place) as secrets:
         words = builder.build(
             containerfile=place.checkout / recipe.containerfile,
             context=place.checkout,
             tag=tagged(recipe, place),
-            arguments={**base, "REVISION": revision(place)},
+            arguments=arguments,
             secrets=secrets,
         )
         run(*words, why=f"build the image {recipe.name}")
@@ -180,20 +176,20 @@ def tagged(recipe: Recipe, place: Place) -> str:
 
 
 def base_of(recipe: Recipe, place: Place, run: Run, builder: Builder) -> dict[str, str]:
-    """The build argument that names the base; none where the Containerfile's own default is meant."""
+    """The build arguments that name the base; none where the Containerfile's own default is meant."""
     match recipe.on:
         case "":
             return {}
         case "base":
-            reference = image_base.make(place, run, builder)
+            return {"BASE": image_base.make(place, run, builder)}
         case "engine":
-            reference = image_engine.make(place, run, builder)
+            base = image_base.make(place, run, builder)
+            return {"BASE": base, "ENGINE": image_engine.make(place, run, builder, base)}
         case other:
             below = RECIPES[other]
-            reference = tagged(below, place)
-            if not image_base.has(run, builder, reference):
+            if not image_base.has(run, builder, tagged(below, place)):
                 build(below, place, run, builder)
-    return {recipe.argument: reference}
+            return {other.upper(): tagged(below, place)}
 
 
 def save(builder: Builder, recipe: Recipe, place: Place, run: Run) -> None:
@@ -218,9 +214,9 @@ def pip_settings(place: Place) -> Generator[dict[str, Path]]:
     """This machine's settings of pip as build secrets, id to file: they reach the build and stay out of its layers."""
     command = (place.python, "-m", "pip", "config", "list")
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    found = dict(line.split("=", 1) for line in listed.splitlines() if "=" in line)
-    # a setting of the environment stands after one of a file, and wins, as in pip itself
-    options = {name.partition(".")[2]: value.strip("'\"") for name, value in found.items()}
+    # what the environment says comes last, and wins, as in pip itself
+    found = sorted((line for line in listed.splitlines() if "=" in line), key=lambda line: line.startswith(":env:"))
+    options = {name.partition(".")[2]: value.strip("'\"") for name, _, value in (line.partition("=") for line in found)}
     with tempfile.TemporaryDirectory() as folder:
         secrets: dict[str, Path] = {}
         if certificate := options.get("cert"):
