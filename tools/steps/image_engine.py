@@ -112,9 +112,11 @@ def reachable(roots: Iterable[Path], libraries: dict[str, Path], run: Run) -> se
 
 @dataclass(frozen=True)
 class Symbol:
-    """A dynamic symbol, without its version."""
+    """A dynamic symbol."""
 
     name: str
+    version: str
+    """Empty where the library knows none."""
     is_code: bool
 
 
@@ -123,24 +125,32 @@ def symbols(file: Path, which: str, run: Run) -> list[Symbol]:
     code, output = run.attempt("nm", "--dynamic", which, file)
     if code:
         raise Failure(f"nm cannot read {file}: {output}")
-    rows = re.findall(r"^[0-9a-f ]*([A-Za-z]) (\w+)", output, re.MULTILINE)
-    return [Symbol(name=name, is_code=kind in "TtWi") for kind, name in rows]
+    rows = re.findall(r"^[0-9a-f ]*([A-Za-z]) (\w+)@*(\S*)$", output, re.MULTILINE)
+    return [Symbol(name=name, version=version, is_code=kind in "TtWi") for kind, name, version in rows]
 
 
 def stand_in(file: Path, wanted: set[str], run: Run) -> None:
     """Puts a library in the place of a large one that exports the same of what is wanted, and does nothing."""
     if not shutil.which("cc"):
         system_package(run, "gcc", "stand-ins for CUDA's libraries are compiled")
-    lines = [
-        f"int {symbol.name}(void) {{ return {CUDA_ERROR_NO_DEVICE}; }}"
-        if symbol.is_code
-        else f"char {symbol.name}[8192];"
-        for symbol in symbols(file, "--defined-only", run)
-        if symbol.name in wanted
-    ]
-    source = file.with_suffix(".c")
-    source.write_text("\n".join([*dict.fromkeys(lines), ""]))
+    exported = {symbol.name: symbol for symbol in symbols(file, "--defined-only", run) if symbol.name in wanted}
+    # glibc's loader insists that a library has the versions that others were linked with (dl-lookup.c, check_match)
+    versions: dict[str, list[str]] = {}
+    for symbol in exported.values():
+        versions.setdefault(symbol.version, []).append(f"{symbol.name};")
+    source, script = file.with_suffix(".c"), file.with_suffix(".map")
+    source.write_text("\n".join([*map(definition, exported.values()), ""]))
+    nodes = [f"{name} {{ global: {' '.join(names)} }};\n" for name, names in versions.items() if name]
+    script.write_text("".join(nodes) or "{ global: *; };\n")
     file.unlink()
-    words = ("cc", "-shared", "-fPIC", "-fno-builtin", "-w", f"-Wl,-soname,{file.name}", "-o", file, source)
-    run(*words, why=f"make the stand-in of {file.name}")
+    words = ("cc", "-shared", "-fPIC", "-fno-builtin", "-w", f"-Wl,-soname,{file.name}")
+    run(*words, f"-Wl,--version-script={script}", "-o", file, source, why=f"make the stand-in of {file.name}")
     source.unlink()
+    script.unlink()
+
+
+def definition(symbol: Symbol) -> str:
+    """C that gives the symbol something: a function that says there is no device, or empty room for data."""
+    if symbol.is_code:
+        return f"int {symbol.name}(void) {{ return {CUDA_ERROR_NO_DEVICE}; }}"
+    return f"char {symbol.name}[8192];"
