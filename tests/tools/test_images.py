@@ -100,9 +100,11 @@ def test_engines_are_the_pinned_ones_and_known_to_the_catalog():
     assert f"TensorRT-LLM {tensorrt['TENSORRT_LLM']}" in text(RECIPES["worker-tensorrt-llm"])
 
 
-def test_the_tools_of_the_build_are_the_same_everywhere():
-    found = {version for recipe in EVERY for version in re.findall(r"cyclonedx-bom==(\S+)", text(recipe))}
-    assert len(found) == 1
+def test_own_packages_are_built_with_the_setuptools_of_the_library():
+    built = pins("../worker/image-requirements.txt")
+    assert built["setuptools"] == pins("requirements.txt")["setuptools"]
+    for recipe in EVERY:
+        assert "--requirement /src/image-requirements.txt" in text(recipe) or recipe.on == "gateway"
 
 
 def test_an_archive_is_named_by_what_goes_into_it(place: Place, tmp_path: Path):

@@ -24,7 +24,6 @@ REGISTRY = "tandem.local"
 """Names no host: what is built here is imported, never pulled."""
 
 GATEWAY_INPUTS = ("LICENSE", "README.md", "pyproject.toml", "tools/requirements.txt", "components", "worker")
-WORKER_INPUTS = ("tools/requirements.txt", "worker")
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ RECIPES = {
             name="worker-cpu",
             summary="worker with vLLM's CPU build and NIXL",
             containerfile="worker/Containerfile.vllm-cpu",
-            inputs=("tools/engine-requirements.txt", *WORKER_INPUTS),
+            inputs=("tools/engine-requirements.txt", "worker"),
             on="engine",
             compressed=False,
         ),
@@ -81,14 +80,14 @@ RECIPES = {
             name="worker-vllm",
             summary="worker with vLLM for NVIDIA GPUs and NIXL",
             containerfile="worker/Containerfile.vllm",
-            inputs=WORKER_INPUTS,
+            inputs=("worker",),
             compressed=False,
         ),
         Recipe(
             name="worker-tensorrt-llm",
             summary="worker with TensorRT-LLM",
             containerfile="worker/Containerfile.tensorrt-llm",
-            inputs=WORKER_INPUTS,
+            inputs=("tools/requirements.txt", "worker"),
             compressed=False,
         ),
     )
