@@ -22,6 +22,7 @@ NEEDS = {
     "engine": "engine",
     "serving": "serving",
     "faults": "faults",
+    "cluster": "cluster",
 }
 """Folder or file to marker; `make test` runs the rungs in this order, after the tests that need nothing."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-BARE = "not processes and not engine and not serving and not faults"
+BARE = "not processes and not engine and not serving and not faults and not cluster"
 PYTEST = ("python", "-m", "pytest", "--quiet", "--durations=5", "--durations-min=2")
 LANGUAGE_HOST = "tools/pulumi/pulumi-language-python"
 """Python without the suffix by which the linters know it."""
@@ -51,6 +51,7 @@ RUNGS = (
         budget_s=30 * 60,
         commands=((*PYTEST, "-m", "serving or faults", "tests/serving", "tests/faults"),),
     ),
+    Rung(name="cluster", budget_s=35 * 60, commands=((*PYTEST, "-m", "cluster", "tests/cluster"),)),
 )
 
 

@@ -18,8 +18,6 @@ class Builder:
     build_words: tuple[str, ...]
     save_words: tuple[str, ...]
     """With {tag} and {file}."""
-    uncompressed: tuple[str, ...] = ()
-    """Further words of `save` that leave layers as they are."""
 
     def build(
         self,
@@ -38,10 +36,9 @@ class Builder:
             words += ["--secret", f"id={name},src={file}"]
         return [*words, str(context)]
 
-    def save(self, *, tag: str, file: Path, compressed: bool) -> list[str]:
+    def save(self, *, tag: str, file: Path) -> list[str]:
         """The command that writes an image into an archive."""
-        words = [word.format(tag=tag, file=file) for word in self.save_words]
-        return words if compressed else [*words[:2], *self.uncompressed, *words[2:]]
+        return [word.format(tag=tag, file=file) for word in self.save_words]
 
     def tag(self, old: str, new: str) -> list[str]:
         """The command that gives an image a further name."""
@@ -55,14 +52,12 @@ BUILDERS = (
         # chroot isolation asks for no runtime and works in a container too; the steps of our recipes need no more
         build_words=("buildah", "build", "--isolation", "chroot", "--layers"),
         save_words=("buildah", "push", "{tag}", "oci-archive:{file}:{tag}"),
-        uncompressed=("--disable-compression",),
     ),
     Builder(
         name="podman",
         alive=("podman", "info"),
         build_words=("podman", "build", "--layers"),
         save_words=("podman", "save", "--format=oci-archive", "--output={file}", "{tag}"),
-        uncompressed=("--uncompressed",),
     ),
     Builder(
         name="docker",

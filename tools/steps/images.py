@@ -37,8 +37,6 @@ class Recipe:
     """Files and folders of the checkout that the Containerfile copies."""
     on: str = ""
     """What its base is: "base", "engine", another recipe's name; empty where the Containerfile's own default holds."""
-    compressed: bool = True
-    """An engine is not: compressing takes longer than writing, and its libraries hardly shrink."""
 
     @property
     def reference(self) -> str:
@@ -74,21 +72,18 @@ RECIPES = {
             containerfile="worker/Containerfile.vllm-cpu",
             inputs=("tools/engine-requirements.txt", "worker"),
             on="engine",
-            compressed=False,
         ),
         Recipe(
             name="worker-vllm",
             summary="worker with vLLM for NVIDIA GPUs and NIXL",
             containerfile="worker/Containerfile.vllm",
             inputs=("worker",),
-            compressed=False,
         ),
         Recipe(
             name="worker-tensorrt-llm",
             summary="worker with TensorRT-LLM",
             containerfile="worker/Containerfile.tensorrt-llm",
             inputs=("tools/requirements.txt", "worker"),
-            compressed=False,
         ),
     )
 }
@@ -199,7 +194,7 @@ def save(builder: Builder, recipe: Recipe, place: Place, run: Run) -> None:
     beside.unlink(missing_ok=True)
     try:
         run(
-            *builder.save(tag=recipe.reference, file=beside, compressed=recipe.compressed),
+            *builder.save(tag=recipe.reference, file=beside),
             why=f"write the archive of {recipe.name}",
         )
         beside.replace(target)
