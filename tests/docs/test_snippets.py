@@ -18,7 +18,7 @@ from tests.docs.pages import ROOT, documents
 from tests.docs.snippets import Block, anchors, blocks, commands, links, unresolved
 
 PURPOSES = {"calculation", "declaration", "wrong", "program", "client"}
-PULUMI = {"up", "preview", "destroy", "refresh", "stack", "cancel"}
+PULUMI = {"config", "up", "preview", "destroy", "refresh", "stack", "cancel"}
 GATEWAY_PATHS = {"/live", "/health", "/metrics", "/fleet", "/v1/models", *GENERATING, *ANY_WORKER, *NOT_SERVED}
 HARMLESS = {"kill", "umask", "printf", "git", "pip", "cd", "ruff", "pyright", "docker", "ctr"}
 AGENT_PATHS = {"/live", "/ready", "/factors", "/metrics", "/drain"}
