@@ -1,6 +1,9 @@
 """What every image holds itself to, read off its recipe; that the images run is tested on the cluster."""
 
+import json
+import os
 import re
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 from pulumi_tandem.catalog import engine
 from steps import image_base, images
 from steps.builder import BUILDERS
-from steps.frame import Place
+from steps.frame import Place, Run
 from steps.images import RECIPES, Recipe, archives
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -124,6 +127,39 @@ def test_an_archive_is_named_by_what_goes_into_it(place: Place, tmp_path: Path):
     differ = {name for name in before if before[name] != after[name]}
     # the fake's image stands on the gateway's, the CPU engine's has no LICENSE of ours in it
     assert differ == {"tandem.local/gateway:test", "tandem.local/worker-fake:test"}
+
+
+def test_only_what_containerd_lacks_is_imported(place: Place, tmp_path: Path):
+    has = "tandem.local/gateway:test"
+    for reference, file in archives(place).items():
+        file.parent.mkdir(exist_ok=True)
+        index = tmp_path / "index.json"
+        index.write_text(json.dumps({"manifests": [{"digest": f"sha256:{reference}"}]}))
+        with tarfile.open(file, "w") as whole:
+            whole.add(index, "index.json")
+    ctr = tmp_path / "ctr"
+    calls = tmp_path / "calls"
+    lists = f"[ $2 = list ] && [ $3 = 'name=={has}' ] && echo sha256:{has} || true"
+    ctr.write_text(f"#!/bin/sh\necho $* >> '{calls}'\n{lists}\n")
+    ctr.chmod(0o755)
+    images.import_missing(place, Run(log=tmp_path / "log"), (str(ctr),))
+    imported = {line.split()[-1] for line in calls.read_text().splitlines() if "import" in line}
+    assert imported == {str(file) for reference, file in archives(place).items() if reference != has}
+
+
+def test_old_archives_are_forgotten_and_other_images_are_not(place: Place):
+    folder = place.cache / "images"
+    folder.mkdir()
+    for age in range(6):
+        for suffix in ("tar", "stamp"):
+            file = folder / f"gateway-{age:016x}.{suffix}"
+            file.touch()
+            os.utime(file, (1000 - age, 1000 - age))
+    (folder / "gateway-next-0000000000000000.tar").touch()
+    images.forget(RECIPES["gateway"], place)
+    left = {file.name for file in folder.iterdir()}
+    kept = {f"gateway-{age:016x}.{suffix}" for age in range(4) for suffix in ("tar", "stamp")}
+    assert left == kept | {"gateway-next-0000000000000000.tar"}
 
 
 def test_the_base_can_be_another(place: Place, monkeypatch: pytest.MonkeyPatch):

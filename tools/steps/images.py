@@ -6,19 +6,21 @@ both come in from here, and a colleague's `docker build -f worker/Containerfile.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from steps import engine, image_base, image_engine
 from steps.builder import Builder, find_builder
-from steps.frame import Place, Run, Step, digest
+from steps.frame import Failure, Place, Run, Step, digest
 
 REGISTRY = "tandem.local"
 """Names no host: what is built here is imported, never pulled."""
@@ -89,6 +91,9 @@ RECIPES = {
 }
 """Every image of the project."""
 
+ARCHIVES_KEPT = 4
+"""Of each image: for as many checkouts that differ."""
+
 TESTED = ("gateway", "worker-fake", "worker-cpu")
 """What the tests on a cluster run; the GPU images are built where a registry has their bases."""
 
@@ -96,6 +101,24 @@ TESTED = ("gateway", "worker-fake", "worker-cpu")
 def archives(place: Place) -> dict[str, Path]:
     """The archives that the tests' cluster imports, by the reference that pods name; all of them when made."""
     return {RECIPES[name].reference: archive(RECIPES[name], place) for name in TESTED}
+
+
+def import_missing(place: Place, run: Run, ctr: Sequence[str]) -> None:
+    """Imports the archives into a containerd that has not got them; `ctr` is its client with socket and namespace."""
+    for reference, file in archives(place).items():
+        _, listed = run.attempt(*ctr, "images", "list", f"name=={reference}")
+        if manifest_digest(file) not in listed:
+            run.report(f"importing {reference}, {file.stat().st_size / 1e6:.0f} MB")
+            run(*ctr, "images", "import", file, why=f"import {reference} into containerd")
+
+
+def manifest_digest(file: Path) -> str:
+    """What an archive's image is known by; equal for an archive and what was imported of it."""
+    with tarfile.open(file) as whole:
+        index = whole.extractfile("index.json") if "index.json" in whole.getnames() else None
+        if index is None:
+            raise Failure(f"{file} is no OCI archive: it has no index.json; remove it and build again")
+        return json.load(index)["manifests"][0]["digest"]
 
 
 def archive(recipe: Recipe, place: Place) -> Path:
@@ -201,6 +224,16 @@ def save(builder: Builder, recipe: Recipe, place: Place, run: Run) -> None:
     finally:
         beside.unlink(missing_ok=True)
     run.report(f"{target}, {target.stat().st_size / 1e6:.0f} MB")
+    forget(recipe, place)
+
+
+def forget(recipe: Recipe, place: Place) -> None:
+    """Removes all but the newest archives of an image: every change of the worker's code makes one, up to 1 GB."""
+    made = (place.cache / "images").glob(f"{recipe.name}-{'[0-9a-f]' * 16}.tar")
+    newest_first = sorted(made, key=lambda file: file.stat().st_mtime, reverse=True)
+    for old in newest_first[ARCHIVES_KEPT:]:
+        old.with_suffix(".stamp").unlink(missing_ok=True)
+        old.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
