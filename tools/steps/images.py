@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from steps import engine, image_base, image_engine
+from steps import engine, image_base, image_engine, library
 from steps.builder import Builder, find_builder
 from steps.frame import Failure, Place, Run, Step, digest
 
@@ -216,10 +216,7 @@ def save(builder: Builder, recipe: Recipe, place: Place, run: Run) -> None:
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)
     try:
-        run(
-            *builder.save(tag=recipe.reference, file=beside),
-            why=f"write the archive of {recipe.name}",
-        )
+        run(*builder.save(tag=recipe.reference, file=beside), why=f"write the archive of {recipe.name}")
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
@@ -239,7 +236,7 @@ def forget(recipe: Recipe, place: Place) -> None:
 @contextlib.contextmanager
 def pip_settings(place: Place) -> Generator[dict[str, Path]]:
     """This machine's settings of pip as build secrets, id to file: they reach the build and stay out of its layers."""
-    command = (place.python, "-m", "pip", "config", "list")
+    command = (place.library / "bin/python", "-m", "pip", "config", "list")
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     # what the environment says comes last, and wins, as in pip itself
     found = sorted((line for line in listed.splitlines() if "=" in line), key=lambda line: line.startswith(":env:"))
@@ -271,14 +268,14 @@ def revision(place: Place) -> str:
 
 def step(recipe: Recipe) -> Step:
     """A recipe as a step of bootstrap; those below it come first."""
-    needs = {"engine": (engine.STEP.name,), "base": (), "": ()}
+    below = {"engine": (engine.STEP.name,), "base": (), "": ()}
     return Step(
         name=recipe.step_name,
         summary=f"image {recipe.reference}: {recipe.summary}",
         key=partial(key, recipe),
         stamp=partial(stamp, recipe),
         make=partial(make, recipe),
-        needs=needs[recipe.on] if recipe.on in needs else (RECIPES[recipe.on].step_name,),
+        needs=(library.STEP.name, *(below[recipe.on] if recipe.on in below else (RECIPES[recipe.on].step_name,))),
         shared=True,
         when_named=True,
     )
