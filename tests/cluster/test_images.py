@@ -10,21 +10,28 @@ from pathlib import Path
 
 import pytest
 
+import pulumi_tandem as tandem
+from pulumi_tandem.lower import lower
+from pulumi_tandem.resolve import resolve
 from steps.frame import Place
 from steps.images import RECIPES, TESTED, archive
+from tests.builders import laptop_pair
 from tests.cluster.container import Image, unpacked
 
 ROOT = Path(__file__).parents[2]
 ANY_UID = 1_000_680_000
 """As OpenShift picks them; no image has a passwd entry for it."""
 
-FAKE_ANSWERS = """
-import subprocess, sys, urllib.request
-argv = ["-m", "vllm.entrypoints.openai.api_server", "--model", "m", "--host", "127.0.0.1", "--port", "8000"]
-engine = subprocess.Popen([sys.executable, *argv], stderr=subprocess.PIPE, text=True)
-assert "running on" in next(line for line in engine.stderr if "running on" in line)
-print(urllib.request.urlopen("http://127.0.0.1:8000/health").status)
-engine.kill()
+AGENT_SERVES_AND_DRAINS = """
+import signal, subprocess, urllib.request
+ports = {"http": 8000, "agent": 8001, "side_channel": 5600, "transfer": 20000}
+argv = ["tandem-worker", "agent", "--spec", "/test/worker.json", "--name", "w", "--address", "127.0.0.1"]
+argv += [word for name, port in ports.items() for word in ("--port", f"{name}={port}")]
+agent = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+assert any(line.endswith("ready\\n") for line in agent.stderr)
+answers = [urllib.request.urlopen(f"http://127.0.0.1:{path}").status for path in ("8001/ready", "8000/health")]
+agent.send_signal(signal.SIGTERM)
+print("answers", *answers, "exit", agent.wait())
 """
 ENGINE_ANSWERS = """
 from nixl._api import nixl_agent, nixl_agent_config
@@ -92,9 +99,15 @@ def test_the_prover_loads_without_pulumi(image: Callable[[str], Image]):
     assert image("gateway").run("python", "-c", script).stdout == "None\n"
 
 
-def test_the_fake_engine_answers_under_vllms_name(image: Callable[[str], Image]):
-    ran = image("worker-fake").run("python", "-c", FAKE_ANSWERS, uid=ANY_UID)
-    assert ran.stdout == "200\n"
+def test_the_agent_brings_the_fake_engine_up_and_drains(image: Callable[[str], Image], tmp_path: Path):
+    pair = laptop_pair(model=tandem.Model(name="SmolLM2-135M-Instruct", path="/test"))
+    worker = lower(resolve(pair)).pools[0]
+    (tmp_path / "worker.json").write_text(worker.spec.model_dump_json())
+    for name in ("config.json", "model.safetensors"):  # what preflight looks for; the fake engine reads neither
+        (tmp_path / name).write_text("{}")
+    tmp_path.chmod(0o755)
+    ran = image("worker-fake").run("python", "-c", AGENT_SERVES_AND_DRAINS, uid=ANY_UID, mounts={"/test": tmp_path})
+    assert ran.stdout.splitlines()[-1] == "answers 200 200 exit 0", ran.stdout
 
 
 def test_the_cpu_engine_answers_where_numa_calls_are_refused(image: Callable[[str], Image], tmp_path: Path):
