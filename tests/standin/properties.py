@@ -1,0 +1,62 @@
+"""Values as they cross the engine's wire: secrets are wrapped, unknowns are marked, numbers are floats."""
+
+from typing import Any
+
+from google.protobuf import json_format, struct_pb2
+from pulumi.runtime.rpc import UNKNOWN, is_rpc_secret, unwrap_rpc_secret, wrap_rpc_secret
+
+Object = dict[str, Any]
+"""A Kubernetes object, or a part of one."""
+
+
+def received(struct: struct_pb2.Struct) -> Object:
+    """The properties with their secrets still wrapped; nulls are absent, as Kubernetes reads them."""
+    return _exact(json_format.MessageToDict(struct))
+
+
+def sent(properties: Object) -> struct_pb2.Struct:
+    struct = struct_pb2.Struct()
+    struct.update(properties)
+    return struct
+
+
+def revealed(value: Any) -> Any:
+    """The value with every secret in the clear: what the API server gets."""
+    if is_rpc_secret(value):
+        return revealed(unwrap_rpc_secret(value))
+    if isinstance(value, dict):
+        return {key: revealed(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [revealed(member) for member in value]
+    return value
+
+
+def concealed(value: Any, like: Any) -> Any:
+    """The value with a secret wherever `like` has one: state must not show what the program hid."""
+    if is_rpc_secret(like):
+        return wrap_rpc_secret(value)
+    if isinstance(value, dict) and isinstance(like, dict):
+        return {key: concealed(member, like.get(key)) for key, member in value.items()}
+    if isinstance(value, list) and isinstance(like, list):
+        return [concealed(member, like[i] if i < len(like) else None) for i, member in enumerate(value)]
+    return value
+
+
+def has_unknown(value: Any) -> bool:
+    """Whether some value will only be known in the update."""
+    if isinstance(value, dict):
+        return any(has_unknown(member) for member in value.values())
+    if isinstance(value, list):
+        return any(has_unknown(member) for member in value)
+    return value == UNKNOWN
+
+
+def _exact(value: Any) -> Any:
+    """Without nulls, and with whole numbers as integers."""
+    if isinstance(value, dict):
+        return {key: _exact(member) for key, member in value.items() if member is not None}
+    if isinstance(value, list):
+        return [_exact(member) for member in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
