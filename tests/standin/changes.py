@@ -204,10 +204,10 @@ _ABSENT: Any = object()
 
 def _compared(path: Path, live: Any, new: Any, old: Any) -> Iterator[tuple[Path, Change, Any]]:
     if new is _ABSENT:
-        if live is not _ABSENT and old is not _ABSENT:
+        if live is not _ABSENT and old is not _ABSENT:  # else others added it
             yield path, Change.DELETE, None
     elif live is _ABSENT:
-        if old is _ABSENT or not (_is_zero(new) and _is_zero(old)):
+        if not _is_dropped(path, new, old):
             yield path, Change.ADD, new
     elif isinstance(live, dict) and isinstance(new, dict):
         for key in sorted({*live, *new}):
@@ -227,9 +227,30 @@ def _element(value: Any, index: int) -> Any:
     return value[index] if isinstance(value, list) and index < len(value) else _ABSENT
 
 
-def _is_zero(value: Any) -> bool:
-    """A value that the API server does not keep: Kubernetes' Go types leave it out of what they write."""
-    return not value
+_WITHOUT_ZERO = frozenset(
+    [
+        "hostIPC",
+        "hostNetwork",
+        "hostPID",
+        "initialDelaySeconds",
+        "minReadySeconds",
+        "paused",
+        "publishNotReadyAddresses",
+        "readOnly",
+        "stdin",
+        "stdinOnce",
+        "tty",
+        "unschedulable",
+    ]
+)
+"""Fields that Kubernetes' Go types leave out of what they write where they are false or 0."""
+
+
+def _is_dropped(path: Path, new: Any, old: Any) -> bool:
+    """Whether the API server does not keep the value: a zero that it dropped already, or always drops."""
+    if new:
+        return False
+    return new in ("", []) or path[-1] in _WITHOUT_ZERO or (old is not _ABSENT and not old)
 
 
 _QUANTITIES = {"requests", "limits", "capacity", "hard", "sizeLimit", "allocatable"}

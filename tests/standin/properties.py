@@ -42,6 +42,11 @@ def concealed(value: Any, like: Any) -> Any:
     return value
 
 
+def secret(value: Any) -> Object:
+    """The value as the engine encrypts it in its state."""
+    return wrap_rpc_secret(value)
+
+
 def has_unknown(value: Any) -> bool:
     """Whether some value will only be known in the update."""
     if isinstance(value, dict):

@@ -39,10 +39,10 @@ class EngineLog(Engine):
             self.last[urn] = message
             await self._log(urn, message, engine_pb2.INFO, is_passing=True)
 
-    async def _log(self, urn: str, message: str, severity: engine_pb2.LogSeverity, *, is_passing: bool) -> None:
+    async def _log(self, urn: str, message: str, severity: Any, *, is_passing: bool) -> None:
         if self.stub:
-            request = engine_pb2.LogRequest(severity=severity, message=message, urn=urn, ephemeral=is_passing)
-            await self.stub.Log(request)
+            log: Any = self.stub.Log  # typed for the synchronous channel
+            await log(engine_pb2.LogRequest(severity=severity, message=message, urn=urn, ephemeral=is_passing))
 
 
 def answering(call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

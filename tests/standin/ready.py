@@ -43,6 +43,16 @@ class View:
 
 
 READY = Verdict(is_ready=True)
+NO_PODS = (
+    "Service does not target any Pods. Selected Pods may not be ready, or "
+    "field '.spec.selector' may not match labels on any Pods"
+)
+NO_SERVICE_ADDRESS = "Service was not allocated an IP address; does your cloud provider support this?"
+NO_INGRESS_TARGET = "Ingress has at least one rule with an unavailable target endpoint."
+NO_INGRESS_ADDRESS = (
+    "Ingress .status.loadBalancer field was not updated with a hostname/IP address. "
+    "\n    for more information about this error, see https://pulumi.io/xdv72s"
+)
 
 _CLAIM = Kind("", "v1", "PersistentVolumeClaim")
 _ENDPOINTS = Kind("", "v1", "Endpoints")
@@ -68,7 +78,7 @@ def _deployment(view: View) -> Verdict:
     return Verdict(
         (
             *_complaints(conditions, "Progressing", "Available"),
-            *((f'Failed to bind PersistentVolumeClaim(s): "{",".join(claims)}"',) if claims else ()),
+            *_said(f'Failed to bind PersistentVolumeClaim(s): "{",".join(claims)}"', when=bool(claims)),
             *_missing_pods(available=available, rolled=rolled, filled=filled, is_first=revision == "1"),
             *(complaint for pod in pods for complaint in pod_complaints(pod)),
         )
@@ -101,18 +111,15 @@ def _stateful_set(view: View) -> Verdict:
     revised = by_hand or (current == update != "")
     if filled and revised and status.get("observedGeneration") == live["metadata"]["generation"]:
         return READY
-    ready = (
-        status.get("readyReplicas", 0)
-        if revised
-        else min(status.get("readyReplicas", 0), status.get("updatedReplicas", 0))
-    )
+    ready = status.get("readyReplicas", 0)
+    if not revised:  # among the ready ones are some of the revision before
+        ready = min(ready, status.get("updatedReplicas", 0))
     return Verdict(
         (
-            *(() if filled else (f"{ready} out of {replicas} replicas succeeded readiness checks",)),
-            *(
-                ()
-                if revised
-                else (f'StatefulSet controller failed to advance from revision "{current}" to revision "{update}"',)
+            *_said(f"{ready} out of {replicas} replicas succeeded readiness checks", when=not filled),
+            *_said(
+                f'StatefulSet controller failed to advance from revision "{current}" to revision "{update}"',
+                when=not revised,
             ),
             *(complaint for pod in view.owned(_POD) for complaint in pod_complaints(pod)),
         )
@@ -159,19 +166,7 @@ def _service(view: View) -> Verdict:
     unready = has_endpoints(view.live) and not _endpoints_ready(view)
     if balanced and not unready:
         return READY
-    return Verdict(
-        (
-            *(
-                (
-                    "Service does not target any Pods. Selected Pods may not be ready, or "
-                    "field '.spec.selector' may not match labels on any Pods",
-                )
-                if unready
-                else ()
-            ),
-            *(() if balanced else ("Service was not allocated an IP address; does your cloud provider support this?",)),
-        )
-    )
+    return Verdict((*_said(NO_PODS, when=unready), *_said(NO_SERVICE_ADDRESS, when=not balanced)))
 
 
 def has_endpoints(service: Object) -> bool:
@@ -197,15 +192,8 @@ def _ingress(view: View) -> Verdict:
         return READY
     return Verdict(
         (
-            *(() if wanted <= known else ("Ingress has at least one rule with an unavailable target endpoint.",)),
-            *(
-                ()
-                if balanced
-                else (
-                    "Ingress .status.loadBalancer field was not updated with a hostname/IP address. "
-                    "\n    for more information about this error, see https://pulumi.io/xdv72s",
-                )
-            ),
+            *_said(NO_INGRESS_TARGET, when=not wanted <= known),
+            *_said(NO_INGRESS_ADDRESS, when=not balanced),
         )
     )
 
@@ -348,6 +336,10 @@ def _container_errors(container: Object) -> Iterator[str]:
         )
         if last.get("message"):
             yield last["message"]
+
+
+def _said(complaint: str, *, when: bool) -> tuple[str, ...]:
+    return (complaint,) if when else ()
 
 
 def _status(obj: Object) -> Object:

@@ -14,7 +14,7 @@ from tests.standin import objects, ownership, ready
 from tests.standin.api import ApiFailure, Cluster, NoMatch
 from tests.standin.changes import Difference, Mutable, differences, ignored
 from tests.standin.objects import Kind, Refused
-from tests.standin.properties import Object, concealed, has_unknown, revealed
+from tests.standin.properties import Object, concealed, has_unknown, revealed, secret
 from tests.standin.waiting import Unready, Wait, look, timeout_s
 
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -205,7 +205,7 @@ class Resources:
             'variable set to "true"'
         )
         within, _, called = identity.rpartition("/")
-        known = objects.as_inputs(revealed(inputs))
+        known = objects.as_inputs(objects.normalized(revealed(inputs))) if inputs else {}
         wanted = {"apiVersion": kind.api_version, "kind": kind.name, "metadata": {"name": called, "namespace": within}}
         try:
             live = await cluster.get(wanted)
@@ -217,7 +217,7 @@ class Resources:
             raise
         manager = state.get("__fieldManager") or f"pulumi-kubernetes-{secrets.token_hex(4)}"
         live_inputs = objects.pruned(live, known) if known else _importable(live)
-        done = Done(identity, _state(live, live_inputs, inputs, manager), concealed(live_inputs, inputs))
+        done = Done(identity, _state(live, live_inputs, inputs, manager), _hidden(live_inputs, inputs))
         if known and not objects.is_annotated(live, objects.SKIP_AWAIT):
             await self._judge(cluster, live, done)
         return done
@@ -409,11 +409,17 @@ async def _take_over(cluster: Cluster, live: Object, manager: str) -> Object:
 def _state(live: Object, inputs: Object, like: Object, manager: str) -> Object:
     """What the engine keeps: the object as it lives, and beside it what was asked for."""
     return {
-        **concealed(live, like),
-        "__inputs": concealed(inputs, like),
+        **_hidden(live, like),
+        "__inputs": _hidden(inputs, like),
         "__initialApiVersion": inputs.get("apiVersion", live["apiVersion"]),
         "__fieldManager": manager,
     }
+
+
+def _hidden(obj: Object, like: Object) -> Object:
+    """The object with what the program hid, and all contents of a Secret, as secrets."""
+    contents = {key: secret(obj[key]) for key in ("data", "stringData") if key in obj and obj.get("kind") == "Secret"}
+    return {**concealed(obj, like), **contents}
 
 
 def _parted(state: Object) -> tuple[Object, Object]:

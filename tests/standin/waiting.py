@@ -116,9 +116,8 @@ class Wait:
 
 async def look(cluster: Cluster, obj: Object, rule: Rule) -> View:
     """The live object and what its rule looks at beside it."""
-    live, *beside = await asyncio.gather(
-        cluster.get(obj), *(cluster.listed(kind, namespace(obj)) for kind in rule.beside)
-    )
+    live = await cluster.get(obj)
+    beside = await asyncio.gather(*(cluster.listed(kind, namespace(obj)) for kind in rule.beside))
     return View(live, dict(zip(rule.beside, beside, strict=True)))
 
 
