@@ -22,7 +22,7 @@ async def serve(engine_address: str | None) -> None:
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
     engine = os.getppid()
-    while not await server.wait_for_termination(PARENT_INTERVAL_S):
+    while await server.wait_for_termination(PARENT_INTERVAL_S):  # true: it timed out
         if os.getppid() != engine:  # an engine that is killed ends no plugin
             return
 
