@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-BARE = "not processes and not engine and not serving and not faults"
+BARE = "not processes and not engine and not cluster and not serving and not faults"
 PYTEST = ("python", "-m", "pytest", "--quiet", "--durations=5", "--durations-min=2")
 LANGUAGE_HOST = "tools/pulumi/pulumi-language-python"
 """Python without the suffix by which the linters know it."""

@@ -1,8 +1,7 @@
 """An API server, as far as a provider needs it: discovery, and objects as they are on the wire."""
 
 import asyncio
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 
@@ -38,10 +37,9 @@ class NoMatch(Exception):
 
 
 class Cluster:
-    """One API server; an asynchronous context manager that holds its connections."""
+    """One API server, and the connections to it."""
 
     def __init__(self, access: Access) -> None:
-        self.default_namespace = access.namespace
         self._served: dict[tuple[str, str], tuple[str, bool]] = {}
         self._http = aiohttp.ClientSession(
             base_url=f"{access.server}/",
@@ -50,12 +48,7 @@ class Cluster:
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S),
         )
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
         await self._http.close()
 
     async def reach(self) -> None:
@@ -102,7 +95,7 @@ class Cluster:
 
     async def _path(self, kind: Kind, within: str = "", called: str = "") -> str:
         plural, is_namespaced = await self._discovered(kind)
-        scope = f"namespaces/{within or self.default_namespace}/" if is_namespaced else ""
+        scope = f"namespaces/{within or 'default'}/" if is_namespaced else ""
         return f"{_group_version(kind)}/{scope}{plural}" + (f"/{called}" if called else "")
 
     async def _discovered(self, kind: Kind) -> tuple[str, bool]:

@@ -47,7 +47,10 @@ def _load(path_or_contents: str) -> dict[str, Any]:
             raise Unusable("no configuration has been provided: set kubeconfig, KUBECONFIG or ~/.kube/config")
     if "\n" not in path_or_contents and Path(path_or_contents).expanduser().is_file():
         path_or_contents = Path(path_or_contents).expanduser().read_text()
-    config = yaml.safe_load(path_or_contents)
+    try:
+        config = yaml.safe_load(path_or_contents)
+    except yaml.YAMLError as error:
+        raise Unusable(f"failed to parse kubeconfig data in `kubernetes:config:kubeconfig`: {error}") from error
     if not isinstance(config, dict):
         raise Unusable("failed to parse kubeconfig data in `kubernetes:config:kubeconfig`: neither a file nor a config")
     return config

@@ -11,12 +11,12 @@ Object = dict[str, Any]
 
 def received(struct: struct_pb2.Struct) -> Object:
     """The properties with their secrets still wrapped; nulls are absent, as Kubernetes reads them."""
-    return _exact(json_format.MessageToDict(struct))
+    return _read(json_format.MessageToDict(struct))
 
 
 def sent(properties: Object) -> struct_pb2.Struct:
     struct = struct_pb2.Struct()
-    struct.update(properties)
+    struct.update(_written(properties))
     return struct
 
 
@@ -56,12 +56,35 @@ def has_unknown(value: Any) -> bool:
     return value == UNKNOWN
 
 
-def _exact(value: Any) -> Any:
-    """Without nulls, and with whole numbers as integers."""
+_DASHED = {
+    f"x_kubernetes_{field}": f"x-kubernetes-{field.replace('_', '-')}"
+    for field in (
+        "embedded_resource",
+        "int_or_string",
+        "list_map_keys",
+        "list_type",
+        "map_type",
+        "preserve_unknown_fields",
+        "validations",
+    )
+}
+"""Fields of a CustomResourceDefinition, which the SDKs cannot spell as Kubernetes does."""
+_UNDERSCORED = {dashed: underscored for underscored, dashed in _DASHED.items()}
+
+
+def _read(value: Any) -> Any:
+    """As Kubernetes writes it: no nulls, whole numbers as integers."""
     if isinstance(value, dict):
-        return {key: _exact(member) for key, member in value.items() if member is not None}
+        return {_DASHED.get(key, key): _read(member) for key, member in value.items() if member is not None}
     if isinstance(value, list):
-        return [_exact(member) for member in value]
+        return [_read(member) for member in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def _written(value: Any) -> Any:
+    """As the SDKs read it."""
+    if isinstance(value, dict):
+        return {_UNDERSCORED.get(key, key): _written(member) for key, member in value.items()}
+    return [_written(member) for member in value] if isinstance(value, list) else value

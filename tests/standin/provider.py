@@ -92,6 +92,10 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
     def _listen_to(self, engine_address: str) -> None:
         self.log.stub = engine_pb2_grpc.EngineStub(grpc.aio.insecure_channel(engine_address))
 
+    async def close(self) -> None:
+        if self.resources and self.resources.cluster:
+            await self.resources.cluster.close()
+
     @property
     def configured(self) -> Resources:
         assert self.resources, "the engine configures a provider before it asks for resources"
@@ -150,6 +154,7 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         self.resources = Resources(
             cluster=cluster,
             unreachable=unreachable,
+            default_namespace=_default_namespace(settings),
             settings=Settings.of(settings),
             engine=self.log,
             cancelled=self.cancelled,
@@ -218,10 +223,12 @@ async def _connected(settings: Object) -> tuple[Cluster | None, str]:
     """The API server, or why there is none: previews go on without one."""
     try:
         cluster = Cluster(kubeconfig.access(settings))
-        await cluster.reach()
     except kubeconfig.Unusable as failure:
         return None, str(failure)
+    try:
+        await cluster.reach()
     except (ApiFailure, *UNREACHABLE) as failure:
+        await cluster.close()
         return None, f"unable to load schema information from the API server: {failure}"
     return cluster, ""
 
@@ -229,8 +236,16 @@ async def _connected(settings: Object) -> tuple[Cluster | None, str]:
 def _server(settings: Object) -> str | None:
     try:
         return kubeconfig.access(revealed(settings)).server
-    except (kubeconfig.Unusable, ValueError, KeyError):
+    except kubeconfig.Unusable:
         return None
+
+
+def _default_namespace(settings: Object) -> str:
+    """Where an object goes that names no namespace, also while the API server does not answer."""
+    try:
+        return kubeconfig.access(settings).namespace
+    except kubeconfig.Unusable:
+        return settings.get("namespace") or "default"
 
 
 def _property_diff(difference: changes.Difference) -> provider_pb2.PropertyDiff:

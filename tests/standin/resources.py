@@ -17,7 +17,7 @@ from tests.standin.objects import Kind, Refused
 from tests.standin.properties import Object, concealed, has_unknown, revealed, secret
 from tests.standin.waiting import Unready, Wait, look, timeout_s
 
-RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+RETRY_DELAYS_S = (0.25, 0.5, 1.0, 2.0, 4.0)
 """A kind or namespace that the same update brings may come a little later."""
 CONFLICT_RETRIES = 5
 CLUSTER_SCOPED = frozenset(
@@ -120,6 +120,7 @@ class Resources:
     cluster: Cluster | None
     unreachable: str
     """Why there is no cluster."""
+    default_namespace: str
     settings: Settings
     engine: Engine
     cancelled: asyncio.Event
@@ -138,8 +139,7 @@ class Resources:
             elif objects.is_annotated(former, objects.AUTONAMED):
                 inputs = objects.with_autoname(inputs, objects.name(former))
         if not objects.namespace(inputs) and await self._is_namespaced(objects.kind_of(inputs)):
-            default = self.cluster.default_namespace if self.cluster else "default"
-            inputs = {**inputs, "metadata": {**inputs.get("metadata", {}), "namespace": default}}
+            inputs = {**inputs, "metadata": {**inputs.get("metadata", {}), "namespace": self.default_namespace}}
         return concealed(inputs, news)
 
     async def diff(self, urn: str, olds: Object, news: Object, ignore_changes: list[str]) -> Plan:
@@ -270,6 +270,8 @@ class Resources:
         try:
             await self._wait(urn, custom_s, inputs).until_gone(live)
         except Unready as failure:
+            for reason in failure.reasons:  # the engine shows none of a deletion
+                await self.engine.warn(urn, reason)
             done = Done(objects.identity(live), _state(failure.live, inputs, state, state.get("__fieldManager", "")))
             raise PartlyDone(str(failure), done, failure.reasons) from failure
 

@@ -1,0 +1,340 @@
+"""What a stack of Kubernetes objects can rely on: holds for the official provider, and so for its stand-in.
+
+Nothing of it needs a node: the Pods have a scheduler that does not exist, and the test says how they fare.
+"""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.standin import plugin
+from tests.standin.conftest import APPS, BATCH, CORE, Hands, Stack, failed, finished, succeeded, until
+
+pytestmark = pytest.mark.cluster
+
+CUSTOM = "apis/tandem.test/v1"
+DEFINITION = {
+    "metadata": {"name": "probes.tandem.test"},
+    "spec": {
+        "group": "tandem.test",
+        "scope": "Namespaced",
+        "names": {"plural": "probes", "singular": "probe", "kind": "Probe", "listKind": "ProbeList"},
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "x_kubernetes_preserve_unknown_fields": True}},
+            }
+        ],
+    },
+}
+
+
+def pod_spec(**more: Any) -> dict[str, Any]:
+    return {"schedulerName": "by-hand", "containers": [{"name": "main", "image": "none"}], **more}
+
+
+def template(**more: Any) -> dict[str, Any]:
+    return {"metadata": {"labels": {"app": "a"}}, "spec": pod_spec(**more)}
+
+
+def deployment(name: str = "d", replicas: int = 1, **more: Any) -> dict[str, Any]:
+    spec = {"replicas": replicas, "selector": {"matchLabels": {"app": "a"}}, "template": template(**more)}
+    return {"metadata": {"name": name}, "spec": spec}
+
+
+def config_map(value: str, **metadata: Any) -> dict[str, Any]:
+    return {"metadata": metadata, "data": {"key": value}}
+
+
+def managers(obj: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(entry["manager"].rpartition("-")[0], entry["operation"]) for entry in obj["metadata"]["managedFields"]}
+
+
+def test_a_create_fails_on_an_object_that_exists_and_an_upsert_adopts_it(stack: Stack, hands: Hands) -> None:
+    hands.call("POST", f"{CORE}/namespaces/{hands.namespace}/configmaps", config_map("theirs", name="taken"))
+    stack.declare("map", "core/v1:ConfigMap", config_map("ours", name="taken"))
+    assert 'configmaps "taken" already exists' in stack.fail()
+    assert hands.get(CORE, "configmaps", "taken")["data"] == {"key": "theirs"}
+
+    stack.provider["upsert_existing_objects"] = True
+    stack.objects["map"]["inputs"]["data"] = {"other": "ours"}
+    stack.up()
+    assert hands.get(CORE, "configmaps", "taken")["data"] == {"key": "theirs", "other": "ours"}
+
+
+def test_names_and_namespaces_that_the_program_leaves_out_are_filled_in_and_kept(stack: Stack, hands: Hands) -> None:
+    stack.declare("map", "core/v1:ConfigMap", config_map("1"))
+    stack.declare(
+        "uid", "core/v1:ConfigMap", {"metadata": {"name": "uid"}, "data": {"of": {"$of": "map", "field": "uid"}}}
+    )
+    stack.up()
+    name = stack.state()["map"]["outputs"]["metadata"]["name"]
+    live = hands.get(CORE, "configmaps", name)
+    assert name.startswith("map-") and live["metadata"]["annotations"] == {"pulumi.com/autonamed": "true"}
+    assert stack.state()["map"]["id"] == f"{hands.namespace}/{name}"
+    assert hands.get(CORE, "configmaps", "uid")["data"] == {"of": live["metadata"]["uid"]}
+    assert stack.is_unchanged()
+
+
+def test_changed_contents_replace_a_config_map_before_it_goes_or_after_if_it_keeps_its_name(
+    stack: Stack, hands: Hands
+) -> None:
+    for value in ("1", "2"):
+        stack.declare("free", "core/v1:ConfigMap", config_map(value))
+        stack.declare("fixed", "core/v1:ConfigMap", config_map(value, name="fixed"))
+        stack.declare("label", "core/v1:ConfigMap", config_map("1", name="label", labels={"is": value}))
+        printed = stack.up()
+    order = [line.split()[2:] for line in printed.splitlines() if " free " in line or " fixed " in line]
+    steps = {name: [" ".join(words[1:3]) for words in order if words[0] == name] for name in ("free", "fixed")}
+    assert steps["free"].index("created replacement") < steps["free"].index("deleting original")
+    assert steps["fixed"].index("deleted original") < steps["fixed"].index("creating replacement")
+    assert "label updated" in printed
+    assert hands.get(CORE, "configmaps", "fixed")["data"] == {"key": "2"}
+
+    stack.provider["enable_config_map_mutable"] = True
+    stack.declare("fixed", "core/v1:ConfigMap", config_map("3", name="fixed"))
+    assert "fixed updated" in stack.up()
+
+
+def test_an_update_is_applied_and_takes_over_what_its_own_create_owned(stack: Stack, hands: Hands) -> None:
+    stack.declare("map", "core/v1:ConfigMap", config_map("1", name="map", labels={"a": "1", "b": "1"}))
+    stack.up()
+    assert managers(hands.get(CORE, "configmaps", "map")) == {("pulumi-kubernetes", "Update")}
+    stack.declare("map", "core/v1:ConfigMap", config_map("1", name="map", labels={"a": "2"}))
+    stack.up()
+    live = hands.get(CORE, "configmaps", "map")
+    assert live["metadata"]["labels"] == {"a": "2"}
+    assert managers(live) == {("pulumi-kubernetes", "Apply")}
+    assert stack.is_unchanged()
+
+
+def test_a_field_that_somebody_else_took_is_a_conflict_unless_it_is_forced(stack: Stack, hands: Hands) -> None:
+    stack.declare("map", "core/v1:ConfigMap", config_map("1", name="map", labels={"a": "1"}))
+    stack.up()
+    stack.declare("map", "core/v1:ConfigMap", config_map("1", name="map", labels={"a": "2"}))
+    stack.up()
+    hands.merge(CORE, "configmaps", "map", {"metadata": {"labels": {"a": "theirs"}}})
+    stack.declare("map", "core/v1:ConfigMap", config_map("1", name="map", labels={"a": "3"}))
+    printed = stack.fail()
+    assert "Server-Side Apply field conflict detected" in printed and 'conflict with "somebody"' in printed
+
+    forced = config_map("1", name="map", labels={"a": "3"}, annotations={"pulumi.com/patchForce": "true"})
+    stack.declare("map", "core/v1:ConfigMap", forced)
+    stack.up()
+    assert hands.get(CORE, "configmaps", "map")["metadata"]["labels"] == {"a": "3"}
+
+
+def test_a_preview_is_a_dry_run_on_the_api_server(stack: Stack, hands: Hands) -> None:
+    stack.declare("good", "apps/v1:Deployment", deployment("good", replicas=0))
+    stack.up()
+    stack.declare("good", "apps/v1:Deployment", deployment("good", replicas=-1))
+    stack.declare("bad", "apps/v1:Deployment", deployment("Bad_Name"))
+    stack.declare("elsewhere", "core/v1:ConfigMap", config_map("1", namespace="made-by-the-update"))
+    printed = failed(stack.run("preview"))
+    assert "must be greater than or equal to 0" in printed
+    assert "a lowercase RFC 1123 subdomain" in printed
+    assert "made-by-the-update" not in printed
+    assert hands.names(APPS, "deployments") == ["good"]
+
+
+def test_a_kind_that_the_api_server_does_not_serve_is_an_error_that_says_so(stack: Stack) -> None:
+    stack.declare("odd", "example.test/v1:Thing", {"metadata": {"name": "odd"}})
+    assert succeeded(stack.run("preview"))
+    printed = stack.fail()
+    assert "the apiVersion for this resource does not exist" in printed
+    assert 'no matches for kind "Thing" in version "example.test/v1"' in printed
+
+
+def test_a_custom_resource_is_awaited_only_where_it_asks_for_it(stack: Stack, hands: Hands) -> None:
+    asked = {"name": "asked", "annotations": {"pulumi.com/waitFor": '["condition=Done", "jsonpath={.status.of}=1"]'}}
+    stack.declare("definition", "apiextensions.k8s.io/v1:CustomResourceDefinition", DEFINITION)
+    stack.declare("unasked", "tandem.test/v1:Probe", {"metadata": {"name": "unasked"}, "spec": {"any": 1}})
+    update = stack.start("up", "--yes", "--skip-preview")
+    succeeded(finished(update))
+
+    stack.declare("asked", "tandem.test/v1:Probe", {"metadata": asked})
+    update = stack.start("up", "--yes", "--skip-preview")
+    until(lambda: "asked" in hands.names(CUSTOM, "probes"))
+    condition = {"type": "Done", "status": "True"}
+    hands.set_status(CUSTOM, "probes", "asked", {"conditions": [condition]})
+    with pytest.raises(AssertionError, match="does not come"):
+        until_ended(update, 2.0)
+    hands.set_status(CUSTOM, "probes", "asked", {"conditions": [condition], "of": 1})
+    succeeded(finished(update))
+
+
+def until_ended(process: Any, patience_s: float) -> None:
+    try:
+        psutil.Process(process.pid).wait(patience_s)
+    except psutil.TimeoutExpired as error:
+        raise AssertionError("it does not come to its end") from error
+
+
+def test_a_deployment_that_does_not_get_ready_fails_the_update_and_the_next_one_waits_again(
+    stack: Stack, hands: Hands
+) -> None:
+    stack.declare("d", "apps/v1:Deployment", deployment(), timeouts={"create": "4s", "update": "30s"})
+    update = stack.start("up", "--yes", "--skip-preview")
+    [pod] = hands.pods()
+    hands.make_crash_again(pod)
+    printed = failed(finished(update))
+    assert "'d' timed out waiting to be Ready" in printed
+    assert "[MinimumReplicasUnavailable] Deployment does not have minimum availability." in printed
+    assert f"[Pod {hands.namespace}/{pod}]: " in printed and "[CrashLoopBackOff] back-off 10s" in printed
+    assert stack.state()["d"]["initErrors"]
+
+    update = stack.start("up", "--yes", "--skip-preview")
+    hands.make_ready(pod)
+    succeeded(finished(update))
+    assert "initErrors" not in stack.state()["d"]
+    assert stack.is_unchanged()
+
+
+def test_a_rollout_is_awaited_until_the_new_pods_are_ready(stack: Stack, hands: Hands) -> None:
+    stack.declare("d", "apps/v1:Deployment", deployment())
+    update = stack.start("up", "--yes", "--skip-preview")
+    [old] = hands.pods()
+    hands.make_ready(old)
+    succeeded(finished(update))
+
+    stack.declare("d", "apps/v1:Deployment", deployment(hostname="new"))
+    update = stack.start("up", "--yes", "--skip-preview")
+    [new] = set(hands.pods(2)) - {old}
+    with pytest.raises(AssertionError, match="does not come"):
+        until_ended(update, 1.0)
+    hands.make_ready(new)
+    succeeded(finished(update))
+
+
+def job(**more: Any) -> dict[str, Any]:
+    metadata = {"name": "j", "annotations": {"pulumi.com/replaceUnready": "true"}}
+    spec = {"backoffLimit": 0, "template": {"spec": pod_spec(restartPolicy="Never", **more)}}
+    return {"metadata": metadata, "spec": spec}
+
+
+def test_a_failed_job_fails_the_update_with_its_pods_last_words_and_runs_again(stack: Stack, hands: Hands) -> None:
+    stack.declare("j", "batch/v1:Job", job())
+    update = stack.start("up", "--yes", "--skip-preview")
+    [pod] = hands.pods()
+    hands.make_crash(pod, "KV did not move")
+    printed = failed(finished(update))
+    assert "[BackoffLimitExceeded] Job has reached the specified backoff limit" in printed
+    assert "[Error] KV did not move" in printed
+
+    update = stack.start("up", "--yes", "--skip-preview")
+    again = until(lambda: next(iter(set(hands.names(CORE, "pods")) - {pod}), None))
+    hands.set_status(CORE, "pods", again, {"phase": "Succeeded"})
+    assert "j replaced" in succeeded(finished(update))
+    assert stack.is_unchanged()
+    assert hands.names(BATCH, "jobs") == ["j"]
+
+
+def test_a_service_waits_for_ready_endpoints_unless_nobody_asks_for_them(stack: Stack, hands: Hands) -> None:
+    ports = [{"port": 80}]
+    selecting = {"selector": {"app": "a"}, "ports": ports}
+    skipping = {"name": "skipping", "annotations": {"pulumi.com/skipAwait": "true"}}
+    pod = {"metadata": {"name": "p", "labels": {"app": "a"}}, "spec": pod_spec()}
+    hands.call("POST", f"{CORE}/namespaces/{hands.namespace}/pods", pod)
+    hands.set_status(CORE, "pods", "p", {"podIP": "10.9.9.9", "podIPs": [{"ip": "10.9.9.9"}]})
+    stack.declare(
+        "headless", "core/v1:Service", {"metadata": {"name": "h"}, "spec": {"clusterIP": "None", **selecting}}
+    )
+    stack.declare("unselecting", "core/v1:Service", {"metadata": {"name": "u"}, "spec": {"ports": ports}})
+    stack.declare("skipping", "core/v1:Service", {"metadata": skipping, "spec": selecting})
+    stack.declare(
+        "waiting", "core/v1:Service", {"metadata": {"name": "w"}, "spec": selecting}, timeouts={"create": "3s"}
+    )
+    printed = stack.fail()
+    assert "Service does not target any Pods" in printed
+    assert {name for name, resource in stack.state().items() if "initErrors" in resource} == {"waiting"}
+
+
+def test_replicas_that_an_autoscaler_changed_are_left_to_it_where_the_program_ignores_them(
+    stack: Stack, hands: Hands
+) -> None:
+    skipping = {"annotations": {"pulumi.com/skipAwait": "true"}}
+    for name, options in (("ours", {}), ("theirs", {"ignore_changes": ["spec.replicas"]})):
+        declared = deployment(name)
+        declared["metadata"] |= skipping
+        stack.declare(name, "apps/v1:Deployment", declared, **options)
+    stack.up()
+    for name in ("ours", "theirs"):
+        hands.merge(APPS, "deployments", name, {"spec": {"replicas": 3}}, manager="autoscaler")
+    printed = succeeded(stack.run("preview", "--refresh", "--diff"))
+    assert "deployment/ours" in printed.lower() or ":ours]" in printed
+    stack.objects["theirs"]["inputs"]["spec"]["template"]["spec"]["hostname"] = "new"
+    del stack.objects["ours"]
+    stack.up("--refresh")
+    assert hands.get(APPS, "deployments", "theirs")["spec"]["replicas"] == 3
+
+
+def test_a_deletion_is_awaited_and_tells_what_keeps_the_object(stack: Stack, hands: Hands) -> None:
+    stack.declare("held", "core/v1:ConfigMap", config_map("1", name="held"), timeouts={"delete": "2s"})
+    stack.up()
+    hands.merge(CORE, "configmaps", "held", {"metadata": {"finalizers": ["tandem.test/held"]}})
+    printed = failed(stack.run("destroy", "--yes", "--skip-preview"))
+    assert "finalizers might be preventing deletion (tandem.test/held)" in printed
+
+    hands.merge(CORE, "configmaps", "held", {"metadata": {"finalizers": None}})
+    succeeded(stack.run("destroy", "--yes", "--skip-preview"))
+    assert "held" not in hands.names(CORE, "configmaps")
+
+
+def test_an_interrupted_update_stops_waiting_and_keeps_what_it_made(stack: Stack, hands: Hands) -> None:
+    stack.declare("d", "apps/v1:Deployment", deployment())
+    update = stack.start("up", "--yes", "--skip-preview")
+    [pod] = hands.pods()
+    update.send_signal(signal.SIGINT)
+    printed = failed(finished(update))
+    assert 'Resource operation was cancelled for "d"' in printed
+    hands.make_ready(pod)
+    stack.up()
+    assert hands.names(CORE, "pods") == [pod]
+
+
+def test_a_killed_cli_leaves_no_provider_behind(stack: Stack, hands: Hands) -> None:
+    stack.declare("d", "apps/v1:Deployment", deployment())
+    update = stack.start("up", "--yes", "--skip-preview")
+    hands.pods()
+    plugins = [child for child in psutil.Process(update.pid).children() if plugin.NAME in "".join(child.cmdline())]
+    plugins += [child for child in psutil.Process(update.pid).children() if "tests.standin" in child.cmdline()]
+    assert plugins
+    update.kill()
+    update.wait()
+    assert psutil.wait_procs(plugins, timeout=10)[1] == []
+
+
+def test_existing_objects_can_be_read(stack: Stack, hands: Hands) -> None:
+    hands.call("POST", f"{CORE}/namespaces/{hands.namespace}/configmaps", config_map("theirs", name="theirs"))
+    stack.declare("theirs", "core/v1:ConfigMap", {}, id=f"{hands.namespace}/theirs")
+    stack.up()
+    assert stack.state()["theirs"]["outputs"]["data"] == {"key": "theirs"}
+    stack.declare("missing", "core/v1:ConfigMap", {}, id=f"{hands.namespace}/missing")
+    assert "missing' does not exist" in stack.fail()
+
+
+def test_what_the_program_hides_and_what_secrets_hold_is_encrypted_in_the_state(stack: Stack) -> None:
+    hidden = {"metadata": {"name": "m"}, "data": {"key": {"$secret": "canary-of-the-map"}}}
+    stack.declare("secret", "core/v1:Secret", {"metadata": {"name": "s"}, "stringData": {"key": "canary"}})
+    stack.declare("map", "core/v1:ConfigMap", hidden)
+    stack.up()
+    stack.up("--refresh")
+    kept = (stack.folder / "backend/.pulumi/stacks/standin/test.json").read_text()
+    assert "canary-of-the-map" not in kept
+    assert "Y2FuYXJ5" not in kept  # the Secret's, in base64
+    assert stack.is_unchanged()
+
+
+def test_another_address_replaces_nothing_while_the_cluster_is_the_same(stack: Stack) -> None:
+    stack.declare("map", "core/v1:ConfigMap", config_map("1", name="map"))
+    stack.up()
+    config = Path(stack.provider["kubeconfig"]).read_text()
+    stack.provider["kubeconfig"] = config.replace("127.0.0.1", "localhost")
+    printed = succeeded(stack.run("preview"))
+    assert "replace" not in printed
