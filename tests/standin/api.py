@@ -11,7 +11,9 @@ from tests.standin.properties import Object
 
 APPLY = "application/apply-patch+yaml"
 JSON_PATCH = "application/json-patch+json"
-REQUEST_TIMEOUT_S = 30.0
+REQUEST_TIMEOUT_S = 60.0
+BUSY_RETRIES = 10
+"""As client-go does where the API server says when to come again."""
 DRY_RUN = {"dryRun": "All"}
 
 
@@ -27,6 +29,14 @@ class ApiFailure(Exception):
     @property
     def is_of_missing_namespace(self) -> bool:
         return self.code == 404 and self.about == "namespaces"
+
+
+class Busy(ApiFailure):
+    """The API server has too much to do, and says when to come again."""
+
+    def __init__(self, status: Object, wait_s: float) -> None:
+        super().__init__(status)
+        self.wait_s = wait_s
 
 
 class NoMatch(Exception):
@@ -118,9 +128,19 @@ class Cluster:
     async def _call(
         self, method: str, path: str, parameters: dict[str, str] | None = None, body: Any = None, content: str = ""
     ) -> Object:
+        for _ in range(BUSY_RETRIES):
+            try:
+                return await self._ask(method, path, parameters, body, content)
+            except Busy as busy:
+                await asyncio.sleep(busy.wait_s)
+        return await self._ask(method, path, parameters, body, content)
+
+    async def _ask(self, method: str, path: str, parameters: dict[str, str] | None, body: Any, content: str) -> Object:
         headers = {"Content-Type": content or "application/json"} if body is not None else {}
         async with self._http.request(method, path, params=parameters, json=body, headers=headers) as response:
             answer = await _read(response)
+        if response.status in (429, 503) and "Retry-After" in response.headers:
+            raise Busy({"code": response.status, **answer}, float(response.headers["Retry-After"]))
         if response.status >= 400:
             raise ApiFailure({"code": response.status, **answer})
         return answer

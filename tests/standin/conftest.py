@@ -27,13 +27,13 @@ class Hands:
 
     def __init__(self, access: kubeconfig.Access, namespace: str) -> None:
         address = urlsplit(access.server)
-        assert not isinstance(access.tls, bool), "a test's API server speaks TLS"
-        self._open = lambda: http.client.HTTPSConnection(str(address.hostname), address.port, context=access.tls)
+        self._host, self._port, self._tls = str(address.hostname), address.port, access.tls
         self._headers = access.headers
         self.namespace = namespace
 
     def call(self, method: str, path: str, body: Any = None, content: str = "application/json") -> Any:
-        connection = self._open()
+        assert not isinstance(self._tls, bool), "a test's API server speaks TLS"
+        connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls)
         try:
             headers = {**self._headers, "Content-Type": content}
             connection.request(method, f"/{path}", body and json.dumps(body), headers)

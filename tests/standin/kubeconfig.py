@@ -27,16 +27,18 @@ class Access:
 def access(settings: Mapping[str, str]) -> Access:
     """Access by the provider's settings `kubeconfig` (contents or path), `context`, `cluster` and `namespace`."""
     config = _load(settings.get("kubeconfig", ""))
-    context_name = settings.get("context") or config.get("current-context", "")
-    context = _named(config, "contexts", context_name)["context"]
-    cluster = _named(config, "clusters", settings.get("cluster") or context["cluster"])["cluster"]
-    user = _named(config, "users", context["user"])["user"] if context.get("user") else {}
-    return Access(
-        server=cluster["server"].rstrip("/"),
-        namespace=settings.get("namespace") or context.get("namespace") or "default",
-        headers=_headers(user),
-        tls=_tls(cluster, user),
-    )
+    try:
+        context = _named(config, "contexts", settings.get("context") or config["current-context"])["context"]
+        cluster = _named(config, "clusters", settings.get("cluster") or context["cluster"])["cluster"]
+        user = _named(config, "users", context["user"])["user"] if context.get("user") else {}
+        return Access(
+            server=cluster["server"].rstrip("/"),
+            namespace=settings.get("namespace") or context.get("namespace") or "default",
+            headers=_headers(user),
+            tls=_tls(cluster, user),
+        )
+    except (KeyError, TypeError) as error:
+        raise Unusable(f"the kubeconfig lacks {error}") from error
 
 
 def _load(path_or_contents: str) -> dict[str, Any]:

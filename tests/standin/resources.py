@@ -130,6 +130,7 @@ class Resources:
         inputs, former = objects.as_inputs(revealed(news)), revealed(olds)
         if not isinstance(inputs.get("metadata", {}), dict):  # known in the update only
             return news
+        ready.rule_for(inputs)  # what it shall wait for is refused here, not after it was made
         if not objects.name(inputs) and inputs.get("metadata", {}).get("generateName"):
             raise Refused("the `.metadata.generateName` field is not supported in Server-Side Apply mode")
         if not objects.name(inputs):

@@ -58,8 +58,8 @@ class Wait:
         while True:
             try:
                 view = await look(self.cluster, obj, rule)
-            except UNREACHABLE:
-                verdict = Verdict(("the API server does not answer",))
+            except (ApiFailure, *UNREACHABLE) as failure:  # it exists: only time decides that it does not get ready
+                verdict = Verdict((f"the API server does not show it: {failure or 'timed out'}",))
             else:
                 live, verdict = view.live, settling.judge(view, rule)
             if verdict.is_ready:
@@ -84,12 +84,9 @@ class Wait:
                 live = await self.cluster.get(obj)
             except NoMatch:
                 return
-            except ApiFailure as failure:
-                if failure.code == 404:
+            except (ApiFailure, *UNREACHABLE) as failure:
+                if isinstance(failure, ApiFailure) and failure.code == 404:
                     return
-                raise
-            except UNREACHABLE:
-                pass
             if live["metadata"]["uid"] != obj["metadata"]["uid"]:
                 return
             if finalizers := live["metadata"].get("finalizers"):

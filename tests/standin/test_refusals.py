@@ -1,0 +1,37 @@
+"""What the provider says without any API server, through the real CLI."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.standin.conftest import Stack, empty_stack, failed, succeeded
+
+NOWHERE = """
+apiVersion: v1
+kind: Config
+current-context: c
+contexts: [{name: c, context: {cluster: c}}]
+clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]
+"""
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Stack:
+    return empty_stack(tmp_path / "project", NOWHERE, "")
+
+
+def test_a_preview_needs_no_cluster_and_an_update_says_that_it_does(stack: Stack) -> None:
+    stack.declare("map", "core/v1:ConfigMap", {"data": {"a": "1"}})
+    assert "map create" in succeeded(stack.run("preview"))
+    assert "configured Kubernetes cluster is unreachable" in stack.fail()
+
+
+def test_lists_are_refused_at_preview(stack: Stack) -> None:
+    stack.declare("maps", "core/v1:ConfigMapList", {"items": []})
+    printed = failed(stack.run("preview"))
+    assert "list resources exist for compatibility with YAML manifests and Helm charts" in printed
+
+
+def test_a_wait_that_cannot_be_read_is_refused_at_preview(stack: Stack) -> None:
+    stack.declare("map", "core/v1:ConfigMap", {"metadata": {"annotations": {"pulumi.com/waitFor": "Ready"}}})
+    assert 'expected a "jsonpath=" or "condition=" prefix, got "Ready"' in failed(stack.run("preview"))
