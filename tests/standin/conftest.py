@@ -81,6 +81,7 @@ FINISHED_AT = "2026-01-01T00:00:00Z"
 def conditions(ready: str, reason: str) -> list[dict[str, str]]:
     return [
         {"type": "PodScheduled", "status": "True"},
+        {"type": "Initialized", "status": "True"},
         {"type": "ContainersReady", "status": ready},
         {"type": "Ready", "status": ready, **({"reason": reason, "message": "not ready: [main]. "} if reason else {})},
     ]

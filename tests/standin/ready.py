@@ -152,12 +152,11 @@ def _job(view: View) -> Verdict:
 
 
 def _pod(view: View) -> Verdict:
-    complaints = tuple(pod_complaints(view.live))
     conditions = _conditions(view.live)
-    is_ready = _is_true(conditions, "Ready") or _status(view.live).get("phase") == "Succeeded"
-    if is_ready and _is_true(conditions, "PodScheduled"):
+    runs = _is_true(conditions, "Ready") or _status(view.live).get("phase") == "Succeeded"
+    if runs and _is_true(conditions, "PodScheduled") and _is_true(conditions, "Initialized"):
         return READY
-    return Verdict(complaints)
+    return Verdict(tuple(pod_complaints(view.live)))
 
 
 def _service(view: View) -> Verdict:
@@ -299,19 +298,24 @@ def _text(value: Any) -> str:
 
 
 def pod_complaints(pod: Object) -> Iterator[str]:
-    """What keeps a Pod from being ready, in the words of the scheduler, the kubelet and the container itself."""
-    conditions, status = _conditions(pod), _status(pod)
-    called = f"{namespace(pod)}/{name(pod)}" if namespace(pod) not in ("", "default") else name(pod)
-    scheduled = conditions.get("PodScheduled", {})
-    if scheduled.get("status") == "False" and scheduled.get("message"):
-        yield f"[Pod {called}]: [{scheduled.get('reason')}] {scheduled['message']}"
-    if _is_true(conditions, "Ready") or status.get("phase") == "Succeeded" or "Ready" not in conditions:
+    """What keeps a Pod from being ready, in the words of the kubelet and of its containers.
+
+    The official provider says nothing of a Pod that no node can take (its message is no warning), and so nor does this.
+    """
+    conditions = _conditions(pod)
+    if not _is_true(conditions, "PodScheduled") or _status(pod).get("phase") == "Succeeded":
         return
-    errors = [error for container in status.get("containerStatuses", ()) for error in _container_errors(container)]
-    condition = conditions["Ready"]
-    explained = condition.get("message", "") if condition.get("reason") else ""
+    unmet = next((kind for kind in ("Initialized", "Ready") if not _is_true(conditions, kind)), None)
+    if unmet is None or unmet not in conditions:
+        return
+    errors = [error for one in _status(pod).get("containerStatuses", ()) for error in _container_errors(one)]
+    explained = conditions[unmet].get("message", "") if conditions[unmet].get("reason") else ""
     if errors or explained:
-        yield f"[Pod {called}]: {explained}" + "\n".join(errors)
+        yield f"[Pod {_qualified(pod)}]: {explained}" + "\n".join(errors)
+
+
+def _qualified(obj: Object) -> str:
+    return f"{namespace(obj)}/{name(obj)}" if namespace(obj) not in ("", "default") else name(obj)
 
 
 def _container_errors(container: Object) -> Iterator[str]:

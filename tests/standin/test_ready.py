@@ -43,6 +43,16 @@ def replica_set(revision: str, ready: int) -> dict[str, Any]:
     )
 
 
+def pod_with(container: dict[str, Any]) -> dict[str, Any]:
+    """A Pod of the ReplicaSet, or of the Job, whose only container is not ready."""
+    unready = condition("Ready", "False", "ContainersNotReady", "not ready: [main]. ")
+    conditions = [condition("PodScheduled", "True"), condition("Initialized", "True"), unready]
+    references = [{"uid": "rs"}, {"uid": "u"}]
+    return owned(
+        metadata={"ownerReferences": references}, status={"conditions": conditions, "containerStatuses": [container]}
+    )
+
+
 AVAILABLE = condition("Available", "True")
 ROLLED = condition("Progressing", "True", "NewReplicaSetAvailable")
 
@@ -63,16 +73,20 @@ def test_a_deployment_is_ready_when_the_pods_of_its_own_revision_are(obj: Any, r
 
 
 def test_an_unready_deployment_says_why_its_pods_are_not_ready() -> None:
-    unschedulable = condition("PodScheduled", "False", "Unschedulable", "0/1 nodes are available: 1 Insufficient cpu.")
+    crashing = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
+    last = {"terminated": {"finishedAt": "then", "reason": "Error", "exitCode": 3, "message": "no model"}}
+    pod = pod_with({"name": "main", "ready": False, "state": crashing, "lastState": last})
     stalled = condition("Progressing", "False", "ProgressDeadlineExceeded", 'ReplicaSet "x" has timed out progressing.')
     obj = deployment("1", condition("Available", "False", "MinimumReplicasUnavailable", "no minimum"), stalled)
-    beside = {REPLICA_SET: [replica_set("1", 0)], POD: [owned("rs", status={"conditions": [unschedulable]})]}
-    assert judged("apps/v1:Deployment", obj, beside).reasons == (
+    beside = {REPLICA_SET: [replica_set("1", 0)], POD: [pod]}
+    assert "\n".join(judged("apps/v1:Deployment", obj, beside).reasons).splitlines() == [
         '[ProgressDeadlineExceeded] ReplicaSet "x" has timed out progressing.',
         "[MinimumReplicasUnavailable] no minimum",
         "Minimum number of live Pods was not attained",
-        "[Pod n/p]: [Unschedulable] 0/1 nodes are available: 1 Insufficient cpu.",
-    )
+        "[Pod n/p]: not ready: [main]. [CrashLoopBackOff] back-off 10s",
+        'container "main" terminated at then (Error: exit code 3)',
+        "no model",
+    ]
 
 
 def stateful_set(**status: Any) -> dict[str, Any]:
@@ -103,16 +117,14 @@ def test_a_stateful_set_is_ready_when_all_replicas_are_of_its_revision(status: A
 
 def test_a_job_that_gave_up_fails_at_once_with_its_pods_last_words() -> None:
     ended = {"terminated": {"reason": "Error", "exitCode": 1, "message": "KV did not move"}}
-    pod = owned(
-        status={
-            "conditions": [condition("Ready", "False")],
-            "containerStatuses": [{"name": "main", "ready": False, "state": ended}],
-        }
-    )
+    pod = pod_with({"name": "main", "ready": False, "state": ended})
     failed = {"status": {"conditions": [condition("Failed", "True", "BackoffLimitExceeded", "gave up")]}}
     verdict = judged("batch/v1:Job", failed, {POD: [pod]})
     assert verdict.has_failed
-    assert verdict.reasons == ("[BackoffLimitExceeded] gave up", "[Pod n/p]: [Error] KV did not move")
+    assert verdict.reasons == (
+        "[BackoffLimitExceeded] gave up",
+        "[Pod n/p]: not ready: [main]. [Error] KV did not move",
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,6 +143,12 @@ def test_a_job_that_gave_up_fails_at_once_with_its_pods_last_words() -> None:
 def test_a_service_is_ready_when_no_endpoint_of_it_is_unready(spec: Any, subsets: Any, is_ready: bool) -> None:
     endpoints = [] if subsets is None else [{"metadata": {"name": "x"}, "subsets": subsets}]
     assert judged("v1:Service", {"spec": spec}, {ENDPOINTS: endpoints}).is_ready is is_ready
+
+
+@pytest.mark.parametrize(("missing", "is_ready"), [(None, True), ("PodScheduled", False), ("Ready", False)])
+def test_a_pod_is_ready_when_it_is_placed_and_runs(missing: str | None, is_ready: bool) -> None:
+    conditions = [condition(kind, "True") for kind in ("PodScheduled", "Initialized", "Ready") if kind != missing]
+    assert judged("v1:Pod", {"status": {"conditions": conditions}}).is_ready is is_ready
 
 
 def test_a_claim_waits_for_its_volume_unless_its_class_waits_for_a_pod() -> None:
