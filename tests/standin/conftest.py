@@ -180,12 +180,19 @@ def settings(folder: Path) -> dict[str, str]:
     return plugin.environment(given)
 
 
-def empty_stack(folder: Path, kubeconfig_path: str, namespace: str) -> Stack:
+@pytest.fixture(scope="session")
+def empty_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with an empty stack, which each test copies."""
+    folder = tmp_path_factory.mktemp("standin") / "project"
     shutil.copytree(PROGRAM, folder)
     (folder / "backend").mkdir()
-    stack = Stack(folder, settings(folder), kubeconfig_path, namespace)
-    subprocess.run(["pulumi", "stack", "init", "test"], cwd=folder, env=stack.environment, check=True)
-    return stack
+    subprocess.run(["pulumi", "stack", "init", "test"], cwd=folder, env=settings(folder), check=True)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, empty_project: Path) -> Path:
+    return Path(shutil.copytree(empty_project, tmp_path / "project"))
 
 
 @pytest.fixture(scope="session")
@@ -208,6 +215,6 @@ def hands(cluster_kubeconfig: str) -> Iterator[Hands]:
 
 
 @pytest.fixture
-def stack(tmp_path: Path, cluster_kubeconfig: str, hands: Hands) -> Stack:
+def stack(project: Path, cluster_kubeconfig: str, hands: Hands) -> Stack:
     """An empty stack whose provider's namespace is the test's."""
-    return empty_stack(tmp_path / "project", cluster_kubeconfig, hands.namespace)
+    return Stack(project, settings(project), cluster_kubeconfig, hands.namespace)

@@ -191,7 +191,6 @@ def test_a_deployment_that_does_not_get_ready_fails_the_update_and_the_next_one_
     hands.make_ready(pod)
     succeeded(finished(update))
     assert "initErrors" not in stack.state()["d"]
-    assert stack.is_unchanged()
 
 
 def test_a_rollout_waits_for_the_new_pods_and_a_deletion_for_the_last_one(stack: Stack, hands: Hands) -> None:
@@ -231,7 +230,6 @@ def test_a_failed_job_fails_the_update_with_its_pods_last_words_and_runs_again(s
     again = until(lambda: next(iter(set(hands.names(CORE, "pods")) - {pod}), None))
     hands.set_status(CORE, "pods", again, {"phase": "Succeeded"})
     assert "j replaced" in succeeded(finished(update))
-    assert stack.is_unchanged()
     assert hands.names(BATCH, "jobs") == ["j"]
 
 

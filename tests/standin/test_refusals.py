@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.standin.conftest import Stack, empty_stack, failed, succeeded
+from tests.standin.conftest import Stack, failed, settings, succeeded
 
 NOWHERE = """
 apiVersion: v1
@@ -16,8 +16,8 @@ clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Stack:
-    return empty_stack(tmp_path / "project", NOWHERE, "")
+def stack(project: Path) -> Stack:
+    return Stack(project, settings(project), NOWHERE, "")
 
 
 def test_a_preview_needs_no_cluster_and_an_update_says_that_it_does(stack: Stack) -> None:
