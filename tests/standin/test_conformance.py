@@ -105,6 +105,61 @@ def test_an_update_is_applied_and_takes_over_what_its_own_create_owned(stack: St
     assert stack.is_unchanged()
 
 
+def every_kind() -> dict[str, dict[str, Any]]:
+    """Objects whose inputs the API server writes in another way: zeros, other units, defaults within lists."""
+    selector = {"matchLabels": {"app": "a"}}
+    mount = {"name": "tmp", "mountPath": "/tmp", "readOnly": False}
+    limits = {"cpu": "0.5", "memory": "1024Mi"}
+    container = {"name": "main", "image": "none", "resources": {"limits": limits}, "volumeMounts": [mount]}
+    environment = [{"name": "EMPTY", "value": ""}]
+    pod = pod_spec(
+        containers=[{**container, "env": environment}],
+        volumes=[{"name": "tmp", "emptyDir": {}}],
+        hostIPC=False,
+        automountServiceAccountToken=False,
+        terminationGracePeriodSeconds=0,
+    )
+    role = {"kind": "Role", "apiGroup": "rbac.authorization.k8s.io", "name": "x"}
+    backend = {"service": {"name": "x", "port": {"number": 80}}}
+    paths = [{"path": "/", "pathType": "Prefix", "backend": backend}]
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1024Mi"}}}
+    workload = {"selector": selector, "template": {"metadata": {"labels": {"app": "a"}}, "spec": pod}}
+    templates = [{"metadata": {"name": "tmp"}, "spec": claim}]
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "x"}
+    return {
+        "apps/v1:DaemonSet": {"spec": workload},
+        "apps/v1:Deployment": {"spec": {**workload, "replicas": 0}},
+        "apps/v1:StatefulSet": {
+            "spec": {**workload, "replicas": 0, "serviceName": "x", "volumeClaimTemplates": templates}
+        },
+        "autoscaling/v2:HorizontalPodAutoscaler": {"spec": {"maxReplicas": 3, "scaleTargetRef": target}},
+        "batch/v1:Job": {"spec": {"backoffLimit": 0, "template": {"spec": {**pod, "restartPolicy": "Never"}}}},
+        "coordination.k8s.io/v1:Lease": {"spec": {"holderIdentity": "x"}},
+        "core/v1:PersistentVolumeClaim": {"spec": claim},
+        "core/v1:Pod": {"spec": pod},
+        "core/v1:Service": {"spec": {"selector": {"app": "a"}, "ports": [{"port": 80}]}},
+        "core/v1:ServiceAccount": {"automountServiceAccountToken": False},
+        "networking.k8s.io/v1:Ingress": {"spec": {"rules": [{"host": "x.test", "http": {"paths": paths}}]}},
+        "networking.k8s.io/v1:NetworkPolicy": {
+            "spec": {"podSelector": selector, "ingress": [{"from": [{"podSelector": selector}]}]}
+        },
+        "policy/v1:PodDisruptionBudget": {"spec": {"maxUnavailable": 1, "selector": selector}},
+        "rbac.authorization.k8s.io/v1:Role": {"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]},
+        "rbac.authorization.k8s.io/v1:RoleBinding": {"roleRef": role, "subjects": []},
+    }
+
+
+def test_objects_of_every_kind_are_updated_in_place_and_unchanged_after_a_refresh(stack: Stack) -> None:
+    kinds = every_kind()
+    for value in ("1", "2"):
+        metadata = {"name": "x", "labels": {"is": value}, "annotations": {"pulumi.com/skipAwait": "true"}}
+        for kind, inputs in kinds.items():
+            stack.declare(kind.partition(":")[2], kind, {"metadata": metadata, **inputs})
+        printed = stack.up()
+    assert f"~ {len(kinds)} updated" in printed and "replaced" not in printed
+    succeeded(stack.run("preview", "--refresh", "--expect-no-changes"))
+
+
 def test_a_field_that_somebody_else_took_is_a_conflict_unless_it_is_forced(stack: Stack, hands: Hands) -> None:
     stack.declare("map", "core/v1:ConfigMap", config_map("1", name="map", labels={"a": "1"}))
     stack.up()
