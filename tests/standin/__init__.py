@@ -18,5 +18,9 @@ Where it differs, on purpose:
 - A Job's timeout counts from its start; the official one starts anew with each change of the Job.
 - It compares live objects with inputs without Kubernetes' Go types, so a zero value or a quantity written in another
   unit is recognised by rule (`tests.standin.changes`).
-- Patch resources, Helm, Kustomize, YAML and the render mode are refused.
+- It asks the API server every half second where the official one watches.
+- Patch resources, Helm, Kustomize, YAML, client-side apply and the render mode are refused, and a changed
+  `pulumi.com/patchFieldManager` leaves the former manager its fields.
+
+The conformance tests ran against this stand-in only: where they were written the official plugin cannot be had.
 """

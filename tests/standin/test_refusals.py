@@ -35,3 +35,12 @@ def test_lists_are_refused_at_preview(stack: Stack) -> None:
 def test_a_wait_that_cannot_be_read_is_refused_at_preview(stack: Stack) -> None:
     stack.declare("map", "core/v1:ConfigMap", {"metadata": {"annotations": {"pulumi.com/waitFor": "Ready"}}})
     assert 'expected a "jsonpath=" or "condition=" prefix, got "Ready"' in failed(stack.run("preview"))
+
+
+def test_functions_are_refused_by_name(stack: Stack) -> None:
+    manifest = "{kind: ConfigMap, apiVersion: v1}"
+    program = f"import pulumi_kubernetes\npulumi_kubernetes.yaml.ConfigGroup('g', yaml=['{manifest}'])\n"
+    (stack.folder / "__main__.py").write_text(program)
+    assert "kubernetes:yaml:decode: the stand-in for the Kubernetes provider has no functions" in failed(
+        stack.run("preview")
+    )

@@ -53,7 +53,7 @@ class Wait:
         if rule is None:
             return obj
         deadline_s = time.monotonic() + (self.timeout_s or rule.timeout_s)
-        settling = _Settling(obj)
+        settling = Settling(obj)
         live = obj
         while True:
             try:
@@ -128,7 +128,7 @@ def timeout_s(custom_s: float, inputs: Object) -> float | None:
         return None
 
 
-class _Settling:
+class Settling:
     """Holds a Service back until its endpoints have stood still: stragglers would change what is ready."""
 
     def __init__(self, obj: Object) -> None:
