@@ -20,6 +20,8 @@ NEEDS = {
     "fakes/test_engine.py": "processes",
     "local": "processes",
     "engine": "engine",
+    "standin/test_refusals.py": "engine",
+    "standin/test_conformance.py": "cluster",
     "serving": "serving",
     "faults": "faults",
     "cluster": "cluster",
