@@ -43,7 +43,7 @@ class Vllm(Noun):
 
 
 class TensorRtLlm(Noun):
-    """TensorRT-LLM's PyTorch backend. Its declarations are checked; this version of Tandem does not deploy them."""
+    """TensorRT-LLM's PyTorch backend. Not run on hardware: what it becomes is held against its sources only."""
 
     version: str = "1.2.1"
     """Release on PyPI; both pools must run the same one."""
