@@ -19,9 +19,9 @@ TEXT = "".join(WORDS[:5])
 
 
 @asynccontextmanager
-async def served(folder: Path, **workers: int) -> AsyncIterator[tuple[TensorRtFleet, Door]]:
+async def served(folder: Path, *, prefill: int = 1, decode: int = 1) -> AsyncIterator[tuple[TensorRtFleet, Door]]:
     """A fleet behind a gateway as lowering sets it up for this engine; no rule of the wire may break."""
-    fleet = TensorRtFleet(folder, **workers)
+    fleet = TensorRtFleet(folder, prefill, decode)
     async with fleet, door(folder, fleet, resume=False, survivors_serve_both=False) as gate:
         yield fleet, gate
         assert not [broken for name in fleet.workers for broken in fleet.server(name).violations]

@@ -67,7 +67,8 @@ class TensorRtLlm(Noun):
     attention_data_parallel: bool = False
     """Whether attention is split by requests over the worker's GPUs, and not by heads."""
     perf_metrics: bool = False
-    """`return_perf_metrics`: whether the server has Prometheus metrics."""
+    """`return_perf_metrics`: whether the server has Prometheus metrics. Servers that Tandem starts always do: its agent
+    reads the transfers of KV there."""
     speculation: Speculation | None = None
     """Default: none."""
 
