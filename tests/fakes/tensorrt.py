@@ -128,7 +128,7 @@ class FakeTensorRt:
 
     def _read(self, handed: dict[str, Any]) -> str:
         """Takes the KV of a hand-off; why not, otherwise."""
-        number = handed.get("disagg_request_id") or handed.get("ctx_request_id")
+        number: int = handed.get("disagg_request_id") or handed.get("ctx_request_id", 0)
         if handed.get("first_gen_tokens") != [11] or handed.get("encoded_opaque_state") != "b3BhcXVl":
             self.violations.append("the context server's parameters were changed")
         if self.contexts.held.pop(number, None) is None:
