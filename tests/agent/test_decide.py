@@ -1,5 +1,7 @@
 """The agent's decisions, one situation at a time and over random histories."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +26,7 @@ from tandem_worker.agent.decide import (
     WorkDone,
     decide,
     next_deadline_s,
+    wants_load,
 )
 
 LIMITS = Limits(start_timeout_s=100.0, settle_s=2.0, drain_timeout_s=30.0, stop_timeout_s=5.0)
@@ -256,3 +259,25 @@ def test_always_ends_once_told_to(history: list[tuple[float, Event]]) -> None:
             state, _ = decide(state, Tick(), max(now_s, deadline_s))
 
     assert state.stage is Stage.EXITED
+
+
+def following() -> State:
+    return State(replace(LIMITS, follower=True), Stage.READY, 10.0)
+
+
+def test_a_follower_that_drains_waits_for_its_leader_to_end_the_engine():
+    state, actions = decide(following(), DrainAsked(), 20.0)
+    assert (state.stage, actions) == (Stage.DRAINING, ())
+    assert not wants_load(state)
+    state, actions = decide(state, EngineEnded("ended"), 25.0)
+    assert (state.exit, actions) == (Exit.DRAINED, STOP_WORKER)
+
+
+def test_a_follower_dies_with_its_engine():
+    state, _ = decide(following(), EngineEnded("ended"), 20.0)
+    assert (state.stage, state.exit) == (Stage.EXITED, Exit.ENGINE_DIED)
+
+
+def test_a_follower_does_not_outlive_its_drain():
+    state, _ = after(following(), (20.0, DrainAsked()), (20.0 + LIMITS.drain_timeout_s, Tick()))
+    assert (state.stage, state.exit) == (Stage.STOPPING, Exit.DRAIN_TIMED_OUT)

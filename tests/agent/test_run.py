@@ -25,14 +25,14 @@ TOKEN = "s3cret-of-this-test"
 class Agent:
     """One running agent and what it said."""
 
-    def __init__(self, folder: Path, **changes: Any) -> None:
+    def __init__(self, folder: Path, *more: str, **changes: Any) -> None:
         self.http, self.port = free_ports(2)
         self.instance = f"test-{uuid.uuid4()}"
         spec, token = folder / "spec.json", folder / "token"
         spec.write_text(worker_spec(**changes).model_dump_json())
         token.write_text(f"{TOKEN}\n")
         self.out, self.err = (folder / "out").open("w+"), (folder / "err").open("w+")
-        options = ["--name=w0", "--address=127.0.0.1", f"--port=http={self.http}", f"--port=agent={self.port}"]
+        options = ["--name=w0", "--address=127.0.0.1", f"--port=http={self.http}", f"--port=agent={self.port}", *more]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tandem_worker", "agent", "--spec", spec, "--drain-token-file", token, *options],
             env={**os.environ, MARKER: self.instance},
@@ -96,8 +96,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts agents; whatever they leave is ended."""
     agents: list[Agent] = []
 
-    def start(**changes: Any) -> Agent:
-        agents.append(Agent(tmp_path, **changes))
+    def start(*more: str, **changes: Any) -> Agent:
+        agents.append(Agent(tmp_path, *more, **changes))
         return agents[-1]
 
     yield start
@@ -262,3 +262,24 @@ def test_reports_every_problem_of_the_place(start: Start) -> None:
     assert agent.wait() == 65
     assert agent.verdict()["reason"].startswith("preflight found 3 problems: /dev/shm: ")
     assert agent.said() == {}
+
+
+def test_a_follower_is_ready_while_its_engine_runs_and_its_files_go_with_it(start: Start, tmp_path: Path) -> None:
+    """No HTTP is asked of an engine on a machine that is not the first; what was written for it is removed."""
+    told = tmp_path / "told"
+    engine = ("sh", "-c", f"printf %s $(TANDEM_FILE_CONFIG_YAML) > {told} && exec sleep 600")
+    agent = start(
+        "--node-rank=1",
+        "--leader-address=127.0.0.1",
+        nodes=2,
+        follower_argv=engine,
+        files={"config.yaml": "a: 1"},
+    )
+    agent.until(lambda: told.exists() and told.read_text() != "")
+    agent.until_ready()
+    path = Path(told.read_text())
+    assert path.read_text() == "a: 1"
+    (sleeping,) = (each for each in tree_members(agent.instance) if each.name() == "sleep")
+    sleeping.kill()
+    assert agent.wait() == 67, agent.last_words()
+    assert not path.parent.exists()

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tandem_worker.agent.spec import SpecError, engine_environment, load_spec, place_command, ports_of
+from tandem_worker.agent.spec import (
+    Place,
+    SpecError,
+    engine_environment,
+    load_spec,
+    place_command,
+    ports_of,
+    write_files,
+)
 from tandem_worker.agent.transport import PROTO_INFO
 from tandem_worker.contract import CONTRACT_VERSION, Port
 from tests.agent.place import place_of, worker_spec
@@ -110,3 +118,45 @@ def test_marks_the_environment() -> None:
     assert environment["SPT_NOENV"] == "1"
     assert environment["UCX_PROTO_INFO"] == PROTO_INFO
     assert engine_environment(command, {"UCX_PROTO_INFO": "n"}, "instance-1")["UCX_PROTO_INFO"] == "n"
+
+
+def test_files_are_for_this_user_only_and_the_command_names_them(tmp_path: Path) -> None:
+    """A spec's files are written before the engine starts, and referred to by name."""
+    spec = worker_spec(argv=("engine", "--config", "$(TANDEM_FILE_CONFIG_YAML)"), files={"config.yaml": "a: 1\n"})
+    paths = write_files(spec, tmp_path)
+    command = place_command(spec, Place("w", "127.0.0.1", {"http": 1, "agent": 2}, files=paths))
+
+    written = Path(command.argv[2])
+    assert written.read_text() == "a: 1\n"
+    assert written.stat().st_mode & 0o777 == 0o600
+    assert written.parent == tmp_path
+
+
+def spanning(rank: int, leader: str = "10.0.0.1") -> Place:
+    return Place("w", "10.0.0.2", {"http": 1, "agent": 2}, leader, rank)
+
+
+def test_every_machine_of_a_worker_starts_its_own_command() -> None:
+    """The first machine runs argv, the others follower_argv, each with its number and that of its first rank."""
+    follower = ("engine", "--rank=$(TANDEM_NODE_RANK)", "--first=$(TANDEM_FIRST_RANK)", "$(TANDEM_LEADER_ADDRESS)")
+    spec = worker_spec(argv=("engine", "--serve"), nodes=3, ranks_per_node=4, follower_argv=follower)
+
+    assert place_command(spec, spanning(0)).argv == ("engine", "--serve")
+    assert place_command(spec, spanning(2)).argv == ("engine", "--rank=2", "--first=8", "10.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "words"),
+    [
+        pytest.param({}, spanning(1), "--node-rank is 1 and the worker has 1 machine", id="one machine"),
+        pytest.param({"nodes": 2}, spanning(2), "--node-rank is 2 and the worker has 2 machine", id="too far"),
+        pytest.param({"nodes": 2}, spanning(0, ""), "pass --leader-address", id="no leader"),
+        pytest.param({"nodes": 2}, spanning(1), "`follower_argv` is empty", id="no command"),
+    ],
+)
+def test_says_when_a_machine_has_no_place_in_its_worker(changes: dict[str, int], place: Place, words: str) -> None:
+    """A number out of range, a missing leader and a missing command are each a sentence."""
+    with pytest.raises(SpecError) as caught:
+        place_command(worker_spec(**changes), place)
+
+    assert words in str(caught.value)

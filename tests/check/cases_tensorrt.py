@@ -21,6 +21,18 @@ def servers(prefill: dict[str, Any], decode: dict[str, Any], **changes: Any) -> 
 
 
 BROKEN = [
+    Broken(
+        "TND0126",
+        servers({"extra_args": ("--tp_size=2",)}, {"extra_args": ("--config", "/etc/own.yaml")}),
+        ("llama.prefill.extra_args", "llama.decode.extra_args"),
+        "--tp-size is set by Tandem",
+    ),
+    Broken(
+        "TND0127",
+        servers({}, {"env": {"TRTLLM_USE_UCX_KVCACHE": "1"}}),
+        ("llama.decode.env.TRTLLM_USE_UCX_KVCACHE",),
+        "makes the transceiver UCX",
+    ),
     Broken("TND0100", servers({}, trt(transceiver=None)), ("llama.decode.engine.transceiver",), "no cache transceiver"),
     Broken(
         "TND0101",
@@ -127,6 +139,9 @@ FINE = [
     ("TND0107", servers(trt(attention_backend="FLASHINFER"), trt(attention_backend="FLASHINFER"))),
     ("TND0108", servers({"kv_dtype": "fp8"}, {"kv_dtype": "fp8"})),
     ("TND0109", servers({}, {})),
+    ("TND0126", servers({"extra_args": ("--num_postprocess_workers", "4")}, {})),
+    ("TND0126", llama_pair({"extra_args": ("--config=x",)})),
+    ("TND0127", servers({"env": {"TRTLLM_USE_NIXL_KVCACHE": "1"}}, {"env": {"TRTLLM_USE_MPI_KVCACHE": "0"}})),
     ("TND0122", servers(trt(perf_metrics=True) | {"metrics_path": "/prometheus/metrics"}, {})),
     ("TND0123", servers({}, trt(moe_backend="CUTLASS"))),
     ("TND0123", servers({"gpu": "B200"}, trt(moe_backend="TRTLLM") | {"gpu": "B200"})),

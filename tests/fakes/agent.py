@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tandem_worker.contract import Phase, ServiceState, WorkerRecord
+from tandem_worker.contract import Dialect, Phase, ServiceState, WorkerRecord
 from tests.fakes import wire
 from tests.fakes.engine import FakeEngine
 from tests.fakes.server import Connection, Request, Server
@@ -93,6 +93,7 @@ class FakeFleet:
     engine_options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Further arguments of every FakeEngine."""
     survivors_serve_both: bool = True
+    dialect: Dialect = "vllm-nixl-pull"
     workers: dict[str, FakeWorker] = field(default_factory=dict[str, FakeWorker])
 
     async def __aenter__(self) -> Self:
@@ -120,12 +121,16 @@ class FakeFleet:
             worker.agent.kill()
         await asyncio.sleep(0)
 
+    def make_engine(self, name: str, names: tuple[str, ...]) -> FakeEngine:
+        """An engine that is not started yet."""
+        return FakeEngine(name=name, served_names=names, **self.engine_options)
+
     async def add(
         self, name: str, phase: Phase, generation: str, *, pair_key: str | None = None, names: tuple[str, ...] = ()
     ) -> FakeWorker:
         """Starts one more worker and writes its record; it serves under the fleet's names unless it has its own."""
         names = names or self.served_names
-        engine = FakeEngine(name=name, served_names=names, **self.engine_options)
+        engine = self.make_engine(name, names)
         agent = FakeAgent(engine)
         await engine.start()
         await agent.start()
@@ -135,7 +140,7 @@ class FakeFleet:
             pool=phase,
             phase=phase,
             phases=("prefill", "decode") if self.survivors_serve_both else (phase,),
-            dialect="vllm-nixl-pull",
+            dialect=self.dialect,
             generation=generation,
             pair_key=pair_key or f"pair-{generation}",
             address=engine.host,

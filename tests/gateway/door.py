@@ -84,7 +84,7 @@ async def door(folder: Path, fleet: FakeFleet, *, keys: Keys | None = None, **sp
     """A gateway in front of `fleet`, once every worker of it is ready."""
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    terms = {"service": fleet.service, "served_names": fleet.served_names, "dialect": "vllm-nixl-pull"}
+    terms = {"service": fleet.service, "served_names": fleet.served_names, "dialect": fleet.dialect}
     terms |= {"context_tokens_max": 131_072} | spec
     stop = asyncio.Event()
     gateway_spec = GatewaySpec.model_validate(terms)

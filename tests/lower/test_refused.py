@@ -8,11 +8,21 @@ import pulumi_tandem as tandem
 from pulumi_tandem.lower import lower
 from pulumi_tandem.resolve import resolve
 from tests.builders import codes, llama_pair
-from tests.check.cases_tensorrt import servers
+from tests.check.cases_tensorrt import servers, trt
 
-ONE_NODE = {"tensor_parallel": 2}
 REFUSED: dict[str, tuple[tandem.Service, tuple[str, ...]]] = {
-    "another engine": (servers({}, {}), ("llama.prefill.engine", "llama.decode.engine")),
+    "a candidate of another engine": (
+        servers(trt(version="1.3.0rc4"), trt(version="1.3.0rc4")),
+        ("llama.prefill.engine.version", "llama.decode.engine.version"),
+    ),
+    "a transceiver that is given up": (
+        servers(trt(transceiver="MPI"), trt(transceiver="MPI")),
+        ("llama.prefill.engine.transceiver", "llama.decode.engine.transceiver"),
+    ),
+    "several nodes of TensorRT-LLM": (
+        servers({"tensor_parallel": 16, "nodes_per_worker": 2}, {}),
+        ("llama.prefill.nodes_per_worker",),
+    ),
     "an old release": (
         llama_pair(engine=tandem.Vllm(version="0.31.0")),
         ("llama.prefill.engine.version", "llama.decode.engine.version"),
@@ -21,11 +31,10 @@ REFUSED: dict[str, tuple[tandem.Service, tuple[str, ...]]] = {
         llama_pair(transfer=tandem.Transfer(connector=tandem.Connector(name="NixlPushConnector"))),
         ("llama.prefill.connector.name", "llama.decode.connector.name"),
     ),
-    "several nodes": (
-        llama_pair({"tensor_parallel": 8, "nodes_per_worker": 2}),
-        ("llama.prefill.nodes_per_worker",),
+    "ranks over two nodes": (
+        llama_pair({"data_parallel": 3, "tensor_parallel": 2, "nodes_per_worker": 2}),
+        ("llama.prefill.data_parallel",),
     ),
-    "ranks of their own": (llama_pair({"data_parallel": 2}), ("llama.prefill.data_parallel",)),
     "an image of one's own": (llama_pair(decode={"image": "here/engine:1"}), ("llama.decode.image",)),
     "a slice": (llama_pair({"gpu": "A100-80GB", "mig": "3g.40gb"}, {"gpu": "A100-80GB"}), ("llama.prefill.mig",)),
 }
@@ -42,10 +51,10 @@ def test_what_is_not_deployed_is_checked_and_refused_when_it_is_lowered(name: st
 
 def test_the_refusal_says_what_to_do():
     with pytest.raises(tandem.DeclarationError) as caught:
-        lower(resolve(llama_pair({"data_parallel": 2})))
+        lower(resolve(llama_pair(decode={"image": "here/engine:1"})))
     (finding,) = caught.value.findings
-    assert finding.message == "data_parallel is 2, which this version of Tandem checks and does not deploy"
-    assert finding.fix == "use data_parallel=1"
+    assert finding.message == "image is 'here/engine:1', which this version of Tandem checks and does not deploy"
+    assert finding.fix == "drop image"
 
 
 def test_what_is_deployed_is_not_refused():

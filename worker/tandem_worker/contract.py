@@ -13,7 +13,7 @@ CONTRACT_VERSION = 1
 """Raised whenever a field changes its meaning; readers accept this version and the one before."""
 
 Phase = Literal["prefill", "decode"]
-Dialect = Literal["vllm-nixl-pull"]
+Dialect = Literal["vllm-nixl-pull", "trtllm-disagg"]
 
 
 class _Value(BaseModel):
@@ -34,7 +34,9 @@ class Port(_Value):
 class WorkerSpec(_Value):
     """Everything about one engine process that does not depend on where it runs.
 
-    `$(TANDEM_ADDRESS)` and `$(TANDEM_PORT_...)` in `argv` and `env` are filled in by the agent.
+    `$(TANDEM_ADDRESS)`, `$(TANDEM_PORT_...)`, `$(TANDEM_FILE_...)` and, over several nodes,
+    `$(TANDEM_LEADER_ADDRESS)`, `$(TANDEM_NODE_RANK)` and `$(TANDEM_FIRST_RANK)` in `argv` and `env` are filled in
+    by the agent.
     `argv[0] == "python"` means the interpreter that runs the agent.
     """
 
@@ -54,6 +56,15 @@ class WorkerSpec(_Value):
     """Hash of what must be equal for two workers to exchange KV."""
     argv: tuple[str, ...]
     env: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict)
+    """Text by name. The agent writes each, readable for its own user only, before it starts the engine; `argv` and
+    `env` refer to its path as `$(TANDEM_FILE_NAME)`, NAME being the name in upper case."""
+    nodes: int = 1
+    """Machines that one worker's engine spans, an agent on each; only the first one has an HTTP server."""
+    ranks_per_node: int = 1
+    """Data-parallel ranks of each machine; the first one of a machine is `$(TANDEM_FIRST_RANK)`."""
+    follower_argv: tuple[str, ...] = ()
+    """`argv` of the machines after the first; empty when there is one only."""
     ports: tuple[Port, ...]
     """Always holds `http`, `agent` and, where KV moves, `side_channel` and `transfer`."""
     model_path: str | None = None

@@ -1,11 +1,11 @@
-"""Codes 0100 to 0109: TensorRT-LLM's context and generation servers."""
+"""Codes 0100 to 0109, 0126 and 0127: TensorRT-LLM's context and generation servers."""
 
 from collections.abc import Iterator
 
 from pulumi_tandem.check.pair import pair
 from pulumi_tandem.check.registry import Breach, rule
 from pulumi_tandem.declare import TensorRtLlm
-from pulumi_tandem.resolve import Resolved, ResolvedPool
+from pulumi_tandem.resolve import Resolved, ResolvedPool, split_flags
 
 OVERLAP_ON_CONTEXT = (1, 4)
 """Releases from here on may run the overlap scheduler on context servers: TensorRT-LLM PR#17390 (August 2026), in no
@@ -13,6 +13,33 @@ release that was read."""
 NIXL_BY_DEFAULT = (1, 1)
 """First release whose DEFAULT transceiver is NIXL."""
 FIXED_BUFFERS = ("NIXL", "MOONCAKE")
+
+OWNED_FLAGS = {
+    "--config": "the fields of TensorRtLlm(...) and Pool(...): the file is written from them",
+    "--extra-llm-api-options": "the fields of TensorRtLlm(...) and Pool(...): the file is written from them",
+    "--backend": "nothing: it is always pytorch",
+    "--host": "nothing: the target gives every worker its address",
+    "--port": "nothing: the target gives every worker its ports",
+    "--tp-size": "Pool(tensor_parallel=...)",
+    "--pp-size": "Pool(pipeline_parallel=...)",
+    "--ep-size": "Pool(expert_parallel=True)",
+    "--max-batch-size": "Pool(sequences=...)",
+    "--max-num-tokens": "Pool(batch_tokens=...)",
+    "--max-seq-len": "Service(context_tokens=...)",
+    "--max-beam-width": "TensorRtLlm(beams=...)",
+    "--kv-cache-free-gpu-memory-fraction": "Pool(memory_fraction=...)",
+    "--server-role": "nothing: the gateway says with each request what it is for",
+    "--metadata-server-config-file": "nothing: the gateway finds workers by itself",
+    "--disagg-cluster-uri": "nothing: the gateway finds workers by itself",
+}
+"""Flag of trtllm-serve: what to declare instead."""
+TRANSCEIVER_ENV = {
+    "TRTLLM_USE_MPI_KVCACHE": "MPI",
+    "TRTLLM_USE_UCX_KVCACHE": "UCX",
+    "TRTLLM_USE_MOONCAKE_KVCACHE": "MOONCAKE",
+    "TRTLLM_USE_NIXL_KVCACHE": "NIXL",
+}
+"""Variable that, set to 1, chooses the transceiver where the configuration says DEFAULT."""
 
 _DISAGGREGATED = "TensorRT-LLM 1.2 docs, disaggregated serving"
 
@@ -197,6 +224,43 @@ def one_beam(resolved: Resolved) -> Iterator[Breach]:
         if engine.beams > 1:
             message = f"{engine.beams} beams cannot be handed over"
             yield Breach(path=f"{pool.name}.engine.beams", message=message, fix="use beams=1, or serve without a pair")
+
+
+@rule(
+    code="TND0126",
+    title="flags of trtllm-serve do not override what Tandem writes into its configuration",
+    story="""Parallelism, limits, the KV cache and the transceiver of a server stand in a file that is written from the
+    declaration. The same said again as a flag makes two truths, of which the server takes one by the option's own
+    rule; the memory budget, the plan and the pair's key were made from the other.""",
+    source="TensorRT-LLM 1.2 trtllm-serve; pulumi_tandem.lower.tensorrt_llm",
+)
+def flags_are_free(resolved: Resolved) -> Iterator[Breach]:
+    """No flag of extra_args is one that lowering, or its file, sets."""
+    for pool in resolved.pools:
+        for flag, *_ in split_flags(pool.extra_args) if pool.tensorrt_llm else ():
+            if flag in OWNED_FLAGS:
+                message = f"{flag} is set by Tandem, and given once more it would count in its stead or not at all"
+                yield Breach(path=f"{pool.name}.extra_args", message=message, fix=f"use {OWNED_FLAGS[flag]}")
+
+
+@rule(
+    code="TND0127",
+    title="the environment does not choose another transceiver",
+    story="""Where the configuration says DEFAULT, variables of earlier releases still choose the transceiver. Set on
+    one pool they give its servers another kind of connection than their peers have, and no KV is transferred; MPI needs
+    both servers in one MPI world.""",
+    source="TensorRT-LLM create_kv_cache_transceiver in _torch/pyexecutor/kv_cache_transceiver.py",
+)
+def environment_keeps_transceiver(resolved: Resolved) -> Iterator[Breach]:
+    """No pool's env holds a variable that overrides a transceiver of DEFAULT."""
+    for pool, engine in _engines(resolved):
+        for name, value in pool.env:
+            chosen = TRANSCEIVER_ENV.get(name)
+            default = (engine.transceiver or "").upper() == "DEFAULT"
+            if chosen and value == "1" and default and chosen != _transceiver(pool, engine):
+                message = f"{name}=1 makes the transceiver {chosen}, and the declaration says DEFAULT"
+                fix = f"drop it; transceiver={chosen!r} on both pools says the same for all to see"
+                yield Breach(path=f"{pool.name}.env.{name}", message=message, fix=fix)
 
 
 def _engines(resolved: Resolved) -> Iterator[tuple[ResolvedPool, TensorRtLlm]]:

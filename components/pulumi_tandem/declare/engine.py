@@ -43,7 +43,7 @@ class Vllm(Noun):
 
 
 class TensorRtLlm(Noun):
-    """TensorRT-LLM's PyTorch backend. Its declarations are checked; this version of Tandem does not deploy them."""
+    """TensorRT-LLM's PyTorch backend. Not run on hardware: what it becomes is held against its sources only."""
 
     version: str = "1.2.1"
     """Release on PyPI; both pools must run the same one."""
@@ -67,7 +67,8 @@ class TensorRtLlm(Noun):
     attention_data_parallel: bool = False
     """Whether attention is split by requests over the worker's GPUs, and not by heads."""
     perf_metrics: bool = False
-    """`return_perf_metrics`: whether the server has Prometheus metrics."""
+    """`return_perf_metrics`: whether the server has Prometheus metrics. Servers that Tandem starts always do: its agent
+    reads the transfers of KV there."""
     speculation: Speculation | None = None
     """Default: none."""
 

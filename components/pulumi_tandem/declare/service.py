@@ -100,9 +100,11 @@ class Service(Noun):
     limits: Limits = Limits()
     grace: Grace = Grace()
     survivors_serve_both: bool = True
-    """Whether workers of one phase serve whole requests while the other phase has none ready."""
+    """Whether workers of one phase serve whole requests while the other phase has none ready. With TensorRT-LLM they
+    never do: a context server is not made to decode."""
     resume: bool = True
-    """Whether a stream whose worker died goes on elsewhere."""
+    """Whether a stream whose worker died goes on elsewhere. With TensorRT-LLM none can: its streams have no token
+    ids, and a broken one ends with a typed error event."""
     rollout: Literal["generations", "in_place"] = "generations"
     """`generations`: the new workers start, prove and take over while the old ones serve; needs room for both.
     `in_place`: the old ones stop first, and the service is away meanwhile."""

@@ -4,15 +4,24 @@ Input: `Resolved`, accepted by `check`. Output: `Fleet`. Engine knowledge lives 
 engine, and nowhere else. Lowering names ports and addresses; it never picks them.
 """
 
+from collections.abc import Callable, Mapping
+
+from pulumi_tandem.declare import TensorRtLlm, Vllm
 from pulumi_tandem.finding import DeclarationError
-from pulumi_tandem.lower import vllm
+from pulumi_tandem.lower import tensorrt_llm, vllm
 from pulumi_tandem.lower.fleet import Fleet, LoweredPool, ProofSpec
 from pulumi_tandem.lower.hashes import generation_of, pair_key_of
 from pulumi_tandem.lower.refused import not_deployed
-from pulumi_tandem.resolve import Resolved
+from pulumi_tandem.resolve import Resolved, ResolvedPool
 from tandem_worker.contract import GatewaySpec, WorkerSpec
 
 __all__ = ["Fleet", "LoweredPool", "ProofSpec", "lower"]
+
+WORKERS: Mapping[type, Callable[[Resolved, ResolvedPool], WorkerSpec]] = {
+    Vllm: vllm.worker,
+    TensorRtLlm: tensorrt_llm.worker,
+}
+"""What lowers a pool, by its engine."""
 
 
 def lower(resolved: Resolved) -> Fleet:
@@ -22,7 +31,7 @@ def lower(resolved: Resolved) -> Fleet:
     """
     if refused := not_deployed(resolved):
         raise DeclarationError(refused)
-    drafts = [vllm.worker(resolved, pool) for pool in resolved.pools]
+    drafts = [WORKERS[type(pool.engine)](resolved, pool) for pool in resolved.pools]
     generation = generation_of(drafts)
     specs = [
         draft.model_copy(update={"generation": generation, "pair_key": pair_key_of(draft.factors)}) for draft in drafts

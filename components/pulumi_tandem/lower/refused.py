@@ -4,11 +4,8 @@ from collections.abc import Iterator
 
 from pulumi_tandem.check import RULES
 from pulumi_tandem.check.registry import Breach
-from pulumi_tandem.declare import Vllm
 from pulumi_tandem.finding import Finding
 from pulumi_tandem.resolve import Resolved, ResolvedPool
-
-_FIX = "check it here and deploy it with your own manifests, or declare what this version deploys"
 
 RULE = RULES["TND0006"]
 
@@ -30,19 +27,32 @@ def not_deployed(resolved: Resolved) -> tuple[Finding, ...]:
 
 
 def _breaches(resolved: Resolved, pool: ResolvedPool) -> Iterator[Breach]:
-    if not isinstance(pool.engine, Vllm):
-        yield Breach(path="engine", message="the engine is TensorRT-LLM", fix=_FIX)
-        return
     if not pool.release.deployable:
-        message = f"the engine is vLLM {pool.engine.version}"
-        yield Breach(path="engine.version", message=message, fix="use the newest release of the catalog")
-    connector = pool.connector.name
-    if resolved.disaggregated and connector != "NixlConnector":
-        yield Breach(path="connector.name", message=f"the KV connector is {connector}", fix="use 'NixlConnector'")
-    several = {"data_parallel": pool.data_parallel, "nodes_per_worker": pool.nodes_per_worker}
-    for field, number in several.items():
-        if number > 1:
-            yield Breach(path=field, message=f"{field} is {number}", fix=f"use {field}=1")
+        message = f"the engine is {pool.engine_name} {pool.engine.version}"
+        yield Breach(path="engine.version", message=message, fix=f"use version={type(pool.engine)().version!r}")
+    yield from _vllm(resolved, pool) if pool.vllm else _tensorrt_llm(pool)
     for field in ("image", "image_arch", "metrics_path", "device", "mig"):
         if value := getattr(pool, field):
             yield Breach(path=field, message=f"{field} is {value!r}", fix=f"drop {field}")
+
+
+def _vllm(resolved: Resolved, pool: ResolvedPool) -> Iterator[Breach]:
+    connector = pool.connector.name
+    if resolved.disaggregated and connector != "NixlConnector":
+        yield Breach(path="connector.name", message=f"the KV connector is {connector}", fix="use 'NixlConnector'")
+    if pool.data_parallel > 1 and pool.data_parallel % pool.nodes_per_worker:
+        message = f"data_parallel is {pool.data_parallel} over {pool.nodes_per_worker} nodes"
+        fix = "make data_parallel a multiple of nodes_per_worker: every rank then stays on one node"
+        yield Breach(path="data_parallel", message=message, fix=fix)
+
+
+def _tensorrt_llm(pool: ResolvedPool) -> Iterator[Breach]:
+    several = {"data_parallel": pool.data_parallel, "nodes_per_worker": pool.nodes_per_worker}
+    for field, number in several.items():
+        if number > 1:
+            message = f"{field} is {number} with TensorRT-LLM"
+            yield Breach(path=field, message=message, fix=f"use {field}=1, and more workers")
+    transceiver = (pool.tensorrt_llm.transceiver if pool.tensorrt_llm else None) or ""
+    if transceiver.upper() in {"MPI", "MOONCAKE"}:
+        message = f"the transceiver is {transceiver}"
+        yield Breach(path="engine.transceiver", message=message, fix="use 'DEFAULT', 'NIXL' or 'UCX'")

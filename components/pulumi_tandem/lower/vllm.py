@@ -29,8 +29,12 @@ _EFA_ENV = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1"}
 def worker(resolved: Resolved, pool: ResolvedPool) -> WorkerSpec:
     """The worker of one pool, without its hashes."""
     ports = (Port(name="http"), Port(name="agent"))
+    if pool.nodes_per_worker > 1:
+        ports += (Port(name="group"),)
     if resolved.disaggregated:
-        ports += (Port(name="side_channel"), Port(name="transfer", count=TRANSFER_PORTS))
+        # A rank's side channel is as many ports after the first as its number among all (data_parallel_index).
+        ports += (Port(name="side_channel", count=pool.data_parallel),)
+        ports += (Port(name="transfer", count=TRANSFER_PORTS * ranks_per_node(pool)),)
     return WorkerSpec(
         service=resolved.name,
         pool=pool.name,
@@ -41,6 +45,9 @@ def worker(resolved: Resolved, pool: ResolvedPool) -> WorkerSpec:
         generation="",
         pair_key="",
         argv=_argv(resolved, pool),
+        nodes=pool.nodes_per_worker,
+        ranks_per_node=ranks_per_node(pool),
+        follower_argv=_argv(resolved, pool, follower=True) if pool.nodes_per_worker > 1 else (),
         env=_env(resolved, pool),
         ports=ports,
         model_path=pool.model_path,
@@ -58,7 +65,7 @@ def worker(resolved: Resolved, pool: ResolvedPool) -> WorkerSpec:
     )
 
 
-def _argv(resolved: Resolved, pool: ResolvedPool) -> tuple[str, ...]:
+def _argv(resolved: Resolved, pool: ResolvedPool, *, follower: bool = False) -> tuple[str, ...]:
     engine = pool.engine
     assert isinstance(engine, Vllm)
     options: list[tuple[str, str | None]] = [
@@ -81,6 +88,7 @@ def _argv(resolved: Resolved, pool: ResolvedPool) -> tuple[str, ...]:
         ("--reasoning-parser", engine.reasoning_parser),
         ("--shutdown-timeout", str(shutdown_timeout_s(resolved.grace.stop_timeout_s))),
         ("--kv-transfer-config", _transfer(resolved, pool) if resolved.disaggregated else None),
+        *_ranks(pool, follower=follower),
     ]
     switches = [
         ("--enforce-eager", pool.eager),
@@ -89,14 +97,51 @@ def _argv(resolved: Resolved, pool: ResolvedPool) -> tuple[str, ...]:
         ("--enable-expert-parallel", pool.expert_parallel),
         ("--enable-auto-tool-choice", engine.tool_call_parser is not None),
         ("--disable-uvicorn-access-log", True),
+        ("--headless", follower),
     ]
     return (
-        *("python", "-m", "vllm.entrypoints.openai.api_server"),
-        *("--model", pool.model_ref, "--served-model-name", *resolved.served_names),
+        *_program(pool),
+        *("--served-model-name", *resolved.served_names),
         *(word for flag, value in options if value is not None for word in (flag, value)),
         *(flag for flag, wanted in switches if wanted),
         *pool.extra_args,
     )
+
+
+def ranks_per_node(pool: ResolvedPool) -> int:
+    """Data-parallel ranks of each machine; 1 where one engine spans several."""
+    return max(1, pool.data_parallel // pool.nodes_per_worker)
+
+
+def _program(pool: ResolvedPool) -> tuple[str, ...]:
+    """Only `vllm serve` knows machines without an HTTP server."""
+    if pool.nodes_per_worker > 1:
+        return ("python", "-m", "vllm.entrypoints.cli.main", "serve", pool.model_ref)
+    return ("python", "-m", "vllm.entrypoints.openai.api_server", "--model", pool.model_ref)
+
+
+def _ranks(pool: ResolvedPool, *, follower: bool) -> list[tuple[str, str | None]]:
+    """How the engine's ranks lie over machines: whole data-parallel ranks on each, or one engine over all.
+
+    A worker of data-parallel ranks has one API server, on the first machine, in front of all of them: over a
+    LeaderWorkerSet of two CPU pods these flags gave right answers with tokens counted on both ranks (vLLM 0.32.0).
+    One engine over machines (`--nnodes`) is not run on hardware.
+    """
+    several = pool.nodes_per_worker > 1
+    if pool.data_parallel > 1:
+        return [
+            ("--data-parallel-size", str(pool.data_parallel)),
+            ("--data-parallel-size-local", str(ranks_per_node(pool)) if several else None),
+            ("--data-parallel-address", "$(TANDEM_LEADER_ADDRESS)" if several else None),
+            ("--data-parallel-rpc-port", "$(TANDEM_PORT_GROUP)" if several else None),
+            ("--data-parallel-start-rank", "$(TANDEM_FIRST_RANK)" if follower else None),
+        ]
+    return [
+        ("--nnodes", str(pool.nodes_per_worker) if several else None),
+        ("--node-rank", "$(TANDEM_NODE_RANK)" if several else None),
+        ("--master-addr", "$(TANDEM_LEADER_ADDRESS)" if several else None),
+        ("--master-port", "$(TANDEM_PORT_GROUP)" if several else None),
+    ]
 
 
 def shutdown_timeout_s(stop_timeout_s: float) -> int:

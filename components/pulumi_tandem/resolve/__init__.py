@@ -253,8 +253,8 @@ def resolve(service: Service) -> Resolved:
         progress_delay_us=delay_us,
         limits=service.limits,
         grace=service.grace,
-        survivors_serve_both=service.survivors_serve_both,
-        resume=service.resume,
+        survivors_serve_both=_survivors_serve_both(service),
+        resume=service.resume and not _runs_tensorrt_llm(service),
         in_place=service.rollout == "in_place",
         keep_failed=service.keep_failed,
         cluster=service.cluster,
@@ -266,6 +266,19 @@ def resolve(service: Service) -> Resolved:
         gated=service.model.gated,
         divergence_gap_nats_max=gap if gap is not None else FLOAT32_GAP_NATS if exact else BF16_GAP_NATS,
     )
+
+
+def _survivors_serve_both(service: Service) -> bool:
+    """As declared with vLLM, whose workers have no role of their own; never with TensorRT-LLM.
+
+    A context server without the overlap scheduler and CUDA graphs would decode, and many times slower.
+    """
+    return service.survivors_serve_both and not _runs_tensorrt_llm(service)
+
+
+def _runs_tensorrt_llm(service: Service) -> bool:
+    pools = (pool for pool in (service.prefill, service.decode, service.serve) if isinstance(pool, Pool))
+    return any(isinstance(pool.engine or service.engine, TensorRtLlm) for pool in pools)
 
 
 def _node_pools(service: Service) -> tuple[Nodes, ...]:
@@ -338,7 +351,7 @@ def _filled(service: Service, name: str, pool: Pool, facts: _Facts) -> ResolvedP
     engine, gpu, weights = pool.engine or service.engine, facts.gpu, facts.weights
     on_cpu = gpu.name == "cpu"
     phase: Phase = "prefill" if name == "prefill" else "decode"
-    both = name == "serve" or service.survivors_serve_both
+    both = name == "serve" or _survivors_serve_both(service)
     shared = pool.pipeline_parallel * pool.data_parallel
     tensor_parallel = pool.tensor_parallel or max(1, (pool.gpus_per_worker or 1) // shared)
     sequences = pool.sequences or (8 if on_cpu else 256)

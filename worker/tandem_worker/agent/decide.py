@@ -55,6 +55,9 @@ class Limits:
     settle_s: float
     drain_timeout_s: float
     stop_timeout_s: float
+    follower: bool = False
+    """Whether the engine's HTTP server, and so all that is known of its requests, is on another machine: the engine
+    ends when that one does."""
 
 
 @dataclass(frozen=True)
@@ -159,9 +162,9 @@ class Action(Enum):
 Decision = tuple[State, tuple[Action, ...]]
 
 
-def begin(spec: WorkerSpec, now_s: float) -> State:
+def begin(spec: WorkerSpec, now_s: float, *, follower: bool = False) -> State:
     """The state right after the engine was started."""
-    limits = Limits(spec.start_timeout_s, spec.settle_s, spec.drain_timeout_s, spec.stop_timeout_s)
+    limits = Limits(spec.start_timeout_s, spec.settle_s, spec.drain_timeout_s, spec.stop_timeout_s, follower)
     return State(limits, Stage.STARTING, now_s)
 
 
@@ -183,7 +186,7 @@ def next_deadline_s(state: State) -> float | None:
 
 def wants_load(state: State) -> bool:
     """Whether a reading of the engine's metrics could change anything now."""
-    return state.stage in (Stage.READY, Stage.DRAINING)
+    return state.stage in (Stage.READY, Stage.DRAINING) and not state.limits.follower
 
 
 def decide(state: State, event: Event, now_s: float) -> Decision:
@@ -215,6 +218,8 @@ def _on_engine_ended(state: State, event: EngineEnded, now_s: float) -> Decision
             return _exit(state, Exit.START_FAILED, f"the engine {event.how} while it was starting", now_s)
         case Stage.READY:
             return _exit(state, Exit.ENGINE_DIED, f"the engine {event.how} while it was serving", now_s)
+        case Stage.DRAINING if state.limits.follower:
+            return _exit(state, Exit.DRAINED, "", now_s)
         case Stage.DRAINING:
             return _exit(state, Exit.ENGINE_DIED, f"the engine {event.how} before its requests were done", now_s)
         case Stage.STOPPING | Stage.EXITED:

@@ -8,14 +8,17 @@ import os
 import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 from tandem_worker.agent.decide import Exit
 from tandem_worker.agent.preflight import in_words, judge
 from tandem_worker.agent.probe import gather
 from tandem_worker.agent.run import Outcome, Shell, Worker
-from tandem_worker.agent.spec import Place, SpecError, engine_environment, load_spec, place_command
+from tandem_worker.agent.spec import Place, SpecError, engine_environment, load_spec, place_command, write_files
+from tandem_worker.contract import WorkerSpec
 from tandem_worker.tree import MARKER
 
 log = logging.getLogger("tandem.agent")
@@ -24,10 +27,15 @@ log = logging.getLogger("tandem.agent")
 def main(argv: Sequence[str]) -> int:
     """Run one worker; returns the agent's exit code."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    try:
-        worker = _worker(_parse(argv))
-    except SpecError as error:
-        return _end(Outcome(Exit.BAD_SPEC, str(error), []))
+    with ExitStack() as stack:
+        try:
+            worker = _worker(_parse(argv), stack)
+        except SpecError as error:
+            return _end(Outcome(Exit.BAD_SPEC, str(error), []))
+        return _run(worker)
+
+
+def _run(worker: Worker) -> int:
     problems = judge(worker.spec, gather(worker.spec, worker.place, worker.command, worker.environment))
     if problems:
         for problem in problems:
@@ -60,6 +68,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="NAME=NUMBER",
         help="the first number of a named run of ports of the spec; repeatable",
     )
+    parser.add_argument(
+        "--leader-address", default="", help="address of the worker's first machine, where it spans several"
+    )
+    parser.add_argument("--node-rank", type=int, default=0, help="number of this machine in its worker, from 0")
     parser.add_argument("--drain-token-file", type=Path, help="file with the token for POST /drain from other hosts")
     return parser.parse_args(argv)
 
@@ -72,13 +84,31 @@ def _named_port(text: str) -> tuple[str, int]:
     return name, int(number)
 
 
-def _worker(options: argparse.Namespace) -> Worker:
+def _worker(options: argparse.Namespace, stack: ExitStack) -> Worker:
     spec = load_spec(options.spec)
-    place = Place(options.name, options.address, dict(options.port))
+    place = Place(
+        options.name,
+        options.address,
+        dict(options.port),
+        options.leader_address,
+        options.node_rank,
+        _files(spec, stack),
+    )
     command = place_command(spec, place)
     instance = os.environ.get(MARKER) or str(uuid.uuid4())
     environment = engine_environment(command, os.environ, instance)
     return Worker(spec, place, command, environment, instance, _token(options.drain_token_file))
+
+
+def _files(spec: WorkerSpec, stack: ExitStack) -> dict[str, str]:
+    """The spec's files, in a folder that only this user can enter and that goes with the agent."""
+    if not spec.files:
+        return {}
+    try:
+        return write_files(spec, Path(stack.enter_context(TemporaryDirectory(prefix="tandem-"))))
+    except OSError as error:
+        msg = f"the spec's files cannot be written: {error.strerror}; mount a writable folder at /tmp or set TMPDIR"
+        raise SpecError(msg) from error
 
 
 def _token(path: Path | None) -> str | None:

@@ -2,26 +2,46 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 import aiohttp
 import psutil
 
 from tandem_worker.agent.decide import Healthy, Unwell
-from tandem_worker.dialects.vllm_metrics import EngineNumbers, read_metrics
+from tandem_worker.contract import Dialect
+from tandem_worker.dialects.tensorrt_llm_metrics import TensorRtLlmMeter
+from tandem_worker.dialects.vllm_metrics import EngineNumbers, VllmMeter
 from tandem_worker.tree import record_shm, segments_of, tree_members
 
 HEALTH_PERIOD_S: Final = 0.5
 HEALTH_TIMEOUT_S: Final = 2.0
 """With the period, how long a silent engine can look ready: a gateway hears of it after some 3 s."""
-METRICS_TIMEOUT_S: Final = 2.0
+METRICS_TIMEOUT_S: Final = 5.0
+"""TensorRT-LLM waits 2 s for iterations to tell of when there are none (`get_iteration_stats`)."""
 METRICS_BYTES_MAX: Final = 8 * 1024 * 1024
 SEARCH_PERIOD_MIN_S: Final = 1.0
 SEARCH_PERIOD_MAX_S: Final = 16.0
 """How often the tree is searched for new processes and segments. A search reads all of /proc, some
 50 ms of a small machine's core; an engine makes nearly all of them while it starts, so the period
 doubles once it is ready."""
+
+
+class Meter(Protocol):
+    """Turns an engine's pages of metrics into the agent's numbers."""
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """What to ask for, in order."""
+        ...
+
+    def read(self, pages: Sequence[str]) -> EngineNumbers:
+        """The numbers of one reading. Raises: ValueError when a page is not what it should be."""
+        ...
+
+
+METERS: Mapping[Dialect, Callable[[], Meter]] = {"vllm-nixl-pull": VllmMeter, "trtllm-disagg": TensorRtLlmMeter}
 
 
 class Tree:
@@ -56,9 +76,10 @@ class Tree:
 class EngineClient:
     """The engine's HTTP side, asked with short timeouts and never twice at once for the same thing."""
 
-    def __init__(self, session: aiohttp.ClientSession, base_url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, base_url: str, meter: Meter) -> None:
         self._session = session
         self._base_url = base_url
+        self._meter = meter
         self._reading: asyncio.Task[EngineNumbers | None] | None = None
 
     async def health(self) -> Healthy | Unwell:
@@ -81,16 +102,20 @@ class EngineClient:
         return await asyncio.shield(self._reading)
 
     async def _read_numbers(self) -> EngineNumbers | None:
-        timeout = aiohttp.ClientTimeout(total=METRICS_TIMEOUT_S)
         try:
-            async with self._session.get(f"{self._base_url}/metrics", timeout=timeout) as response:
-                if response.status != 200:
-                    return None
-                page = bytearray()
-                async for chunk in response.content.iter_chunked(1 << 16):
-                    page += chunk
-                    if len(page) > METRICS_BYTES_MAX:
-                        return None
-                return read_metrics(page.decode("utf-8", errors="replace"))
+            pages = [page for path in self._meter.paths if (page := await self._page(path)) is not None]
+            return self._meter.read(pages) if len(pages) == len(self._meter.paths) else None
         except (TimeoutError, aiohttp.ClientError, ValueError):
             return None
+
+    async def _page(self, path: str) -> str | None:
+        timeout = aiohttp.ClientTimeout(total=METRICS_TIMEOUT_S)
+        async with self._session.get(f"{self._base_url}{path}", timeout=timeout) as response:
+            if response.status != 200:
+                return None
+            page = bytearray()
+            async for chunk in response.content.iter_chunked(1 << 16):
+                page += chunk
+                if len(page) > METRICS_BYTES_MAX:
+                    return None
+            return page.decode("utf-8", errors="replace")

@@ -14,7 +14,7 @@ from aiohttp import web
 from tandem_worker.agent import decide
 from tandem_worker.agent.decide import Action, Event, Exit, Stage, State
 from tandem_worker.agent.endpoints import View, application
-from tandem_worker.agent.observe import HEALTH_PERIOD_S, EngineClient, Tree
+from tandem_worker.agent.observe import HEALTH_PERIOD_S, METERS, EngineClient, Tree
 from tandem_worker.agent.processes import Engine, start_engine
 from tandem_worker.agent.spec import Command, Place
 from tandem_worker.agent.transport import UcxTables, allowed_transport, transports
@@ -58,7 +58,8 @@ class Shell:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._state = decide.begin(worker.spec, time.monotonic())
+        self._follower = worker.place.node_rank > 0
+        self._state = decide.begin(worker.spec, time.monotonic(), follower=self._follower)
         self._ucx = UcxTables()
         self._allowed = allowed_transport(worker.command.argv, worker.environment)
         self._one_core = has_one_core(worker.command.argv)
@@ -73,7 +74,9 @@ class Shell:
         async with AsyncExitStack() as stack:
             connector = aiohttp.TCPConnector(limit=8)
             session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
-            client = EngineClient(session, _url(worker.place.address, worker.place.ports["http"]))
+            client = EngineClient(
+                session, _url(worker.place.address, worker.place.ports["http"]), METERS[worker.spec.dialect]()
+            )
             try:
                 await self._serve(client, stack)
                 engine = await self._start()
@@ -178,9 +181,12 @@ class Shell:
             asked_s = time.monotonic()
             starting = self._state.stage is Stage.STARTING
             stopped = await asyncio.to_thread(tree.look, starting=starting)
-            health = await client.health() if stopped is None else decide.Unwell(stopped)
-            self._events.put_nowait(health)
+            self._events.put_nowait(await self._health(client) if stopped is None else decide.Unwell(stopped))
             await asyncio.sleep(max(0.0, asked_s + HEALTH_PERIOD_S - time.monotonic()))
+
+    async def _health(self, client: EngineClient) -> decide.Healthy | decide.Unwell:
+        """Machines after a worker's first have no HTTP server: there an engine that runs is well."""
+        return decide.Healthy() if self._follower else await client.health()
 
     async def _watch_load(self, client: EngineClient) -> None:
         while True:

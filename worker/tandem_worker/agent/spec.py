@@ -2,8 +2,8 @@
 
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -37,6 +37,12 @@ class Place:
     """Where gateways and other workers reach this one; never 0.0.0.0, since peers are told it."""
     ports: Mapping[str, int]
     """First port of each named run of ports."""
+    leader_address: str = ""
+    """Where the first machine of a worker over several is reached; empty: this is the only one."""
+    node_rank: int = 0
+    """Number of this machine within its worker; 0 leads."""
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Path of each of the spec's files."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +99,41 @@ def place_command(spec: WorkerSpec, place: Place) -> Command:
     ]
     if not spec.argv:
         problems.append("`argv` is empty; there is no engine to start")
+    problems += _misplaced(spec, place)
     values = _values(spec, place)
-    argv = tuple(_fill(word, f"argv[{index}]", values, problems) for index, word in enumerate(spec.argv))
+    name = "follower_argv" if place.node_rank else "argv"
+    words = spec.follower_argv if place.node_rank else spec.argv
+    argv = tuple(_fill(word, f"{name}[{index}]", values, problems) for index, word in enumerate(words))
     env = {name: _fill(value, f"env.{name}", values, problems) for name, value in spec.env.items()}
     if problems:
         raise SpecError("the worker spec cannot be placed: " + "; ".join(problems))
     if argv[0] == "python":
         argv = (sys.executable, *argv[1:])
     return Command(argv, env)
+
+
+def write_files(spec: WorkerSpec, folder: Path) -> dict[str, str]:
+    """Write the spec's files into a folder, for this user's eyes only; returns their paths.
+
+    Raises: OSError.
+    """
+    paths: dict[str, str] = {}
+    for name, text in spec.files.items():
+        path = folder / re.sub(r"[^A-Za-z0-9.]", "_", name)
+        path.touch(mode=0o600, exist_ok=False)
+        path.write_text(text, encoding="utf-8")
+        paths[name] = str(path)
+    return paths
+
+
+def _misplaced(spec: WorkerSpec, place: Place) -> Iterator[str]:
+    """What is wrong with this machine's place among those of its worker."""
+    if not 0 <= place.node_rank < spec.nodes:
+        yield f"--node-rank is {place.node_rank} and the worker has {spec.nodes} machine(s), counted from 0"
+    elif spec.nodes > 1 and not place.leader_address:
+        yield f"the worker spans {spec.nodes} machines; pass --leader-address, the address of the first one"
+    elif place.node_rank and not spec.follower_argv:
+        yield "`follower_argv` is empty; there is nothing to start on machines after the first"
 
 
 def ports_of(spec: WorkerSpec, place: Place) -> dict[str, range]:
@@ -127,11 +160,20 @@ def engine_environment(command: Command, inherited: Mapping[str, str], instance:
 
 def _values(spec: WorkerSpec, place: Place) -> dict[str, str]:
     values = {"TANDEM_ADDRESS": place.address}
+    if spec.nodes > 1:
+        values["TANDEM_LEADER_ADDRESS"] = place.leader_address
+        values["TANDEM_NODE_RANK"] = str(place.node_rank)
+        values["TANDEM_FIRST_RANK"] = str(place.node_rank * spec.ranks_per_node)
+    values |= {_key("TANDEM_FILE_", name): path for name, path in place.files.items()}
     for name, numbers in ports_of(spec, place).items():
-        key = "TANDEM_PORT_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
+        key = _key("TANDEM_PORT_", name)
         values[key] = str(numbers.start)
         values[key + "_LAST"] = str(numbers.stop - 1)
     return values
+
+
+def _key(prefix: str, name: str) -> str:
+    return prefix + re.sub(r"[^A-Z0-9]", "_", name.upper())
 
 
 def _fill(text: str, where: str, values: Mapping[str, str], problems: list[str]) -> str:

@@ -110,6 +110,16 @@ def transfer_parameters(answer: bytes) -> msgspec.Raw | None:
     return None if bytes(found) == b"null" else msgspec.Raw(bytes(found))
 
 
+def complete_answer(answer: bytes, *, stream: bool) -> bytes | None:  # noqa: ARG001 - as HandOff has it
+    """None: the decode engine writes every answer, one of a single token too."""
+    return None
+
+
+def decode_status(status: int, *, handed_off: bool) -> int:  # noqa: ARG001 - as HandOff has it
+    """As it is: vLLM answers a client's mistake with 4xx and its own with 5xx."""
+    return status
+
+
 def decode_body(fields: Fields, parameters: msgspec.Raw | None, *, with_token_ids: bool) -> bytes:
     """The request as the engine that writes the answer gets it.
 

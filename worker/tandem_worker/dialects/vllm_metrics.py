@@ -6,7 +6,7 @@ With several engine cores behind one API server every series comes once per `eng
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -57,6 +57,16 @@ class EngineNumbers:
     def kv_gigabytes_per_second(self) -> float | None:
         """Effective KV bandwidth, 10^9 bytes per second; None before the first transfer."""
         return self.kv_bytes / self.kv_seconds / 1e9 if self.kv_seconds > 0 else None
+
+
+class VllmMeter:
+    """vLLM tells everything on one page, and since its start."""
+
+    paths = ("/metrics",)
+
+    def read(self, pages: Sequence[str]) -> EngineNumbers:
+        """Raises: ValueError when a wanted line is not Prometheus text."""
+        return read_metrics(pages[0])
 
 
 def read_metrics(text: str) -> EngineNumbers:

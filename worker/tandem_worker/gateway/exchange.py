@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
 
 from tandem_worker.dialects import vllm
+from tandem_worker.dialects.table import HandOff
 from tandem_worker.dialects.vllm_stream import IdRelay
 from tandem_worker.gateway import handoff
 from tandem_worker.gateway.errors import Refusal, error_event
@@ -98,6 +99,7 @@ class Shared:
     metrics: Metrics
     now: Callable[[], float]
     limits: Limits
+    dialect: HandOff = vllm
     resume_tokens_max: int = 0
     """0: no stream is resumed."""
     context_tokens_max: int = 0
@@ -116,7 +118,8 @@ class Serving:
         self._shared = shared
         self._client = client
         self._request = request
-        self._fields = vllm.clean(request)
+        self._dialect = shared.dialect
+        self._fields = self._dialect.clean(request)
         self._leg = request
         """What engines are asked for: the client's request, or the continuation of its broken stream."""
         self._resumable = shared.resume_tokens_max > 0 and not why_not(request, shared.context_tokens_max)
@@ -126,7 +129,8 @@ class Serving:
         self._last_s = 0.0
         self._relay = self._new_relay()
         self._parameters: msgspec.Raw | None = None
-        self._refused: tuple[int, str, bytes] | None = None
+        self._held: tuple[int, str, bytes] | None = None
+        """An answer that was read whole: an engine's refusal, or what the prefill engine finished by itself."""
         self._late = False
         self._task: asyncio.Task[None] | None = None
 
@@ -228,16 +232,19 @@ class Serving:
 
     async def _prefill(self, worker: str) -> handoff.Event:
         await self._take_up(worker)
-        wire = await self._post(worker, vllm.prefill_body(self._leg, self._fields))
+        wire = await self._post(worker, self._dialect.prefill_body(self._leg, self._fields))
         status = await wire.headers()
         body = await wire.read_all()
         content_type = wire.content_type
         self._drop_wire()
         if status != 200:
-            self._refused = (status, content_type, body)
+            self._held = (status, content_type, body)
             return handoff.Prefilled(status, has_parameters=False)
         try:
-            self._parameters = vllm.transfer_parameters(body)
+            if answer := self._dialect.complete_answer(body, stream=self._request.stream):
+                self._held = (status, EVENT_STREAM if self._request.stream else content_type, answer)
+                return handoff.Prefilled(status, has_parameters=False, complete=True)
+            self._parameters = self._dialect.transfer_parameters(body)
         except ValueError as error:
             raise UpstreamError(Loss.GARBAGE, str(error)) from error
         return handoff.Prefilled(status, has_parameters=self._parameters is not None)
@@ -247,11 +254,11 @@ class Serving:
             await self._take_up(worker)
         parameters = self._parameters if handed_off else None
         self._parameters = None
-        body = vllm.decode_body(self._fields, parameters, with_token_ids=isinstance(self._relay, IdRelay))
+        body = self._dialect.decode_body(self._fields, parameters, with_token_ids=isinstance(self._relay, IdRelay))
         wire = await self._post(worker, body)
-        status = await wire.headers()
+        status = self._dialect.decode_status(await wire.headers(), handed_off=handed_off)
         if status != 200:
-            self._refused = (status, wire.content_type, await wire.read_all())
+            self._held = (status, wire.content_type, await wire.read_all())
             self._drop_wire()
         return handoff.DecodeAnswered(status)
 
@@ -285,9 +292,9 @@ class Serving:
     async def _deliver(self) -> handoff.Event | None:
         wire = self.wire
         if wire is None:
-            assert self._refused is not None
-            status, content_type, body = self._refused
-            self.outcome = "refused"
+            assert self._held is not None
+            status, content_type, body = self._held
+            self.outcome = "completed" if status == 200 else "refused"
             await self._client.answer(status, content_type, self._headers(), body)
             return None
         if self._request.stream and wire.content_type.startswith(EVENT_STREAM):

@@ -114,6 +114,8 @@ class Prefilled(Struct, frozen=True):
 
     status: int
     has_parameters: bool
+    complete: bool = False
+    """Whether its answer is all that the client asked for."""
 
 
 class DecodeAnswered(Struct, frozen=True):
@@ -297,6 +299,9 @@ def _prefilled(state: Exchange, event: Prefilled, now_s: float, fleet: Fleet) ->
     loss = _judge(event.status)
     if loss is None and 400 <= event.status < 500:
         return _refused_by_engine(state)
+    if loss is None and event.complete:
+        fleet.worked(state.route.prefill)
+        return replace(state, stage=Stage.OVER), (Deliver(),)
     if loss is None and not event.has_parameters:
         loss = Loss.NO_PARAMETERS
     if loss is not None:

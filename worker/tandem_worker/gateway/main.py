@@ -14,6 +14,7 @@ import uvloop
 from pydantic import ValidationError
 
 from tandem_worker.contract import GatewaySpec
+from tandem_worker.dialects.table import HAND_OFFS
 from tandem_worker.gateway.drain import Drain, Leaving
 from tandem_worker.gateway.exchange import Shared
 from tandem_worker.gateway.fleet import Fleet
@@ -109,6 +110,7 @@ async def serve(spec: GatewaySpec, keys: Keys, fleet_dir: Path, listener: socket
         Metrics(),
         loop.time,
         Limits(spec.prefill_timeout_s, spec.stall_timeout_s),
+        HAND_OFFS[spec.dialect],
         spec.resume_tokens_max if spec.resume else 0,
         spec.context_tokens_max,
     )

@@ -9,7 +9,6 @@ import msgspec
 from aiohttp import HttpVersion11, web
 
 from tandem_worker.contract import GatewaySpec
-from tandem_worker.dialects import vllm
 from tandem_worker.gateway.admit import Admission, Queue
 from tandem_worker.gateway.errors import Refusal, error_body, invalid
 from tandem_worker.gateway.exchange import EVENT_STREAM, Serving, Shared
@@ -302,7 +301,9 @@ class Gateway:
             wire = None
             try:
                 async with asyncio.timeout(self.spec.stall_timeout_s):
-                    wire = await upstream.post(record.address, record.http_port, request.path, vllm.encode(read.fields))
+                    wire = await upstream.post(
+                        record.address, record.http_port, request.path, msgspec.json.encode(read.fields)
+                    )
                     status, body = await wire.headers(), await wire.read_all()
                     content_type = wire.content_type or JSON
             except (UpstreamError, TimeoutError):
@@ -352,7 +353,7 @@ class Gateway:
         if (any(wanted.values()) or "x-tandem-proof" in headers) and not proving:
             message = "headers that choose workers need `x-tandem-proof` with the service's proof token"
             return Refusal(403, "permission_error", "proof_token_required", message)
-        reason = vllm.why_whole(read) if spec.disaggregated else "one-pool"
+        reason = self.shared.dialect.why_whole(read) if spec.disaggregated else "one-pool"
         if wanted["path"] == "aggregated":
             reason = reason or "proof"
         named = wanted["prefill"] is not None or wanted["decode"] is not None

@@ -1,0 +1,194 @@
+"""TensorRT-LLM's context and generation servers: command, configuration file, environment. Not run on hardware.
+
+`trtllm-serve MODEL --backend pytorch --config FILE`; what is a property of the engine goes into the file, whose keys
+are those of `TorchLlmArgs` (llmapi/llm_args.py). A server's role is no flag of ours: `--server_role` registers with a
+metadata server or a disaggregated cluster, and here the gateway says with each request what it is for.
+Source: TensorRT-LLM 1.2's documentation (disaggregated serving, trtllm-serve) and its repository.
+"""
+
+import json
+from typing import Any
+
+from pulumi_tandem.declare import Speculation, TensorRtLlm
+from pulumi_tandem.declare.model import GIB
+from pulumi_tandem.resolve import Resolved, ResolvedPool
+from tandem_worker.contract import Port, WorkerSpec
+
+TRANSFER_PORTS = 64
+"""Listening ports for UCX of one worker: each rank of a server has a transfer agent of its own."""
+CONFIG = "config.yaml"
+PERF_METRICS_REQUESTS = 4096
+"""Requests whose timings the server keeps until the agent asks, every two seconds."""
+
+_UCX_TLS = {
+    "tcp": "tcp,cuda_copy",
+    "shm": "sm,tcp,cuda_copy",
+    "cuda_ipc": "cuda_ipc,cuda_copy,tcp",
+    "rdma": "rc,cuda_copy,cuda_ipc,tcp",
+}
+
+
+def worker(resolved: Resolved, pool: ResolvedPool) -> WorkerSpec:
+    """The worker of one pool, without its hashes."""
+    ports = (Port(name="http"), Port(name="agent"))
+    if resolved.disaggregated:
+        ports += (Port(name="transfer", count=TRANSFER_PORTS),)
+    return WorkerSpec(
+        service=resolved.name,
+        pool=pool.name,
+        phase=pool.phase,
+        phases=pool.phases,
+        dialect="trtllm-disagg",
+        engine=f"tensorrt-llm {pool.engine.version}",
+        generation="",
+        pair_key="",
+        argv=_argv(pool),
+        env=_env(resolved, pool),
+        files={CONFIG: json.dumps(_config(resolved, pool), indent=2, sort_keys=True) + "\n"},
+        ports=ports,
+        model_path=pool.model_path,
+        served_names=resolved.served_names,
+        factors=_factors(resolved, pool),
+        gpus=pool.gpus_per_worker,
+        gpu_memory_gib=pool.gpu.memory_gib,
+        memory_gib=pool.host_memory_gib,
+        kv_transport=resolved.transfer.transport,
+        kv_gb_per_s_min=resolved.transfer.kv_gb_per_s_min,
+        start_timeout_s=resolved.grace.start_timeout_s,
+        settle_s=resolved.grace.settle_s,
+        drain_timeout_s=resolved.grace.drain_timeout_s,
+        stop_timeout_s=resolved.grace.stop_timeout_s,
+    )
+
+
+def _argv(pool: ResolvedPool) -> tuple[str, ...]:
+    return (
+        *("trtllm-serve", pool.model_ref, "--backend", "pytorch"),
+        *("--host", "$(TANDEM_ADDRESS)", "--port", "$(TANDEM_PORT_HTTP)"),
+        *("--config", "$(TANDEM_FILE_CONFIG_YAML)"),
+        *pool.extra_args,
+    )
+
+
+def _config(resolved: Resolved, pool: ResolvedPool) -> dict[str, Any]:
+    """The configuration file; JSON, which every reader of YAML takes."""
+    engine = _engine(pool)
+    experts = pool.tensor_parallel if pool.expert_parallel else None
+    given: dict[str, Any] = {
+        "tensor_parallel_size": pool.tensor_parallel,
+        "pipeline_parallel_size": pool.pipeline_parallel,
+        "moe_expert_parallel_size": experts,
+        "enable_attention_dp": engine.attention_data_parallel,
+        "max_batch_size": pool.sequences,
+        "max_num_tokens": pool.batch_tokens,
+        "max_seq_len": pool.context_tokens,
+        "max_beam_width": engine.beams,
+        "dtype": pool.dtype,
+        "revision": pool.model_revision if pool.model_path is None else None,
+        "attn_backend": engine.attention_backend,
+        "disable_overlap_scheduler": not engine.overlap_scheduler,
+        "enable_chunked_prefill": engine.chunked_prefill,
+        "cuda_graph_config": _cuda_graphs(pool),
+        "kv_cache_config": _kv_cache(pool),
+        "cache_transceiver_config": _transceiver(resolved, pool, engine) if resolved.disaggregated else None,
+        "moe_config": {"backend": engine.moe_backend} if engine.moe_backend else None,
+        "speculative_config": _speculation(engine.speculation) if engine.speculation else None,
+        # What the agent reads: progress, load and the KV that was moved.
+        "enable_iter_perf_stats": True,
+        "return_perf_metrics": True,
+        "perf_metrics_max_requests": PERF_METRICS_REQUESTS,
+    }
+    # A null is a meaning of its own for CUDA graphs: it turns them off.
+    return {key: value for key, value in given.items() if value is not None or key == "cuda_graph_config"}
+
+
+def _cuda_graphs(pool: ResolvedPool) -> dict[str, Any] | None:
+    """Graphs are of decode steps: a context server makes none."""
+    if pool.eager or pool.name == "prefill":
+        return None
+    return {"enable_padding": True, "max_batch_size": pool.sequences}
+
+
+def _kv_cache(pool: ResolvedPool) -> dict[str, Any]:
+    given = {
+        "dtype": pool.kv_dtype,
+        "enable_block_reuse": True,
+        "tokens_per_block": pool.block_tokens,
+        "free_gpu_memory_fraction": pool.memory_fraction,
+        "max_gpu_total_bytes": int(pool.kv_cache_gib * GIB) if pool.kv_cache_gib else None,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _transceiver(resolved: Resolved, pool: ResolvedPool, engine: TensorRtLlm) -> dict[str, Any]:
+    """A hand-off that nobody reads is given up after the lease: without a limit it would hold its KV for ever."""
+    longest = resolved.prompt_tokens_max or pool.context_tokens
+    whole_blocks = -(-longest // pool.block_tokens) * pool.block_tokens
+    return {
+        "backend": engine.transceiver,
+        "max_tokens_in_buffer": engine.max_tokens_in_buffer or whole_blocks,
+        "kv_transfer_timeout_ms": int(resolved.transfer.lease_s * 1000),
+    }
+
+
+def _speculation(speculation: Speculation) -> dict[str, Any]:
+    config = {
+        "decoding_type": speculation.method,
+        "max_draft_len": None if speculation.method.lower() == "mtp" else speculation.tokens,
+        "num_nextn_predict_layers": speculation.tokens if speculation.method.lower() == "mtp" else None,
+        "speculative_model_dir": speculation.model,
+    }
+    return {key: value for key, value in config.items() if value is not None}
+
+
+def _env(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
+    env = {"TRTLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    if pool.model_path is not None:
+        env["HF_HUB_OFFLINE"] = "1"
+    if resolved.disaggregated:
+        env |= _transfer_env(resolved)
+    return dict(sorted({**dict(pool.env), **env}.items()))
+
+
+def _transfer_env(resolved: Resolved) -> dict[str, str]:
+    transfer = resolved.transfer
+    if transfer.transport == "efa":
+        # The image has to bring NIXL's LIBFABRIC plugin: NVIDIA's own has none (TensorRT-LLM PR#17208).
+        return {
+            "TRTLLM_NIXL_KVCACHE_BACKEND": "LIBFABRIC",
+            "FI_PROVIDER": "efa",
+            "FI_EFA_USE_DEVICE_RDMA": "1",
+        }
+    env = {
+        "TRTLLM_NIXL_KVCACHE_BACKEND": "UCX",
+        "UCX_TLS": _UCX_TLS[transfer.transport],
+        "UCX_TCP_PORT_RANGE": "$(TANDEM_PORT_TRANSFER)-$(TANDEM_PORT_TRANSFER_LAST)",
+    }
+    if transfer.net_devices is not None:
+        env["UCX_NET_DEVICES"] = transfer.net_devices
+    return env
+
+
+def _engine(pool: ResolvedPool) -> TensorRtLlm:
+    assert isinstance(pool.engine, TensorRtLlm)
+    return pool.engine
+
+
+def _factors(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
+    """What the servers compare before they exchange KV (the cache's state), and the revision of the weights."""
+    shape, engine = resolved.architecture, _engine(pool)
+    transceiver = (engine.transceiver or "none").upper()
+    return {
+        "engine": f"tensorrt-llm {engine.version}",
+        "transceiver": "NIXL" if transceiver == "DEFAULT" else transceiver,
+        "model": pool.model_ref,
+        "revision": pool.model_revision or "",
+        "dtype": pool.dtype,
+        "kv_heads": str(shape.kv_heads),
+        "head_dim": str(shape.head_dim),
+        "layers": str(shape.layers),
+        "attention_backend": pool.attention_backend,
+        "kv_dtype": pool.kv_dtype,
+        "block_tokens": str(pool.block_tokens),
+        "speculation": pool.draft_kv or "none",
+    }
