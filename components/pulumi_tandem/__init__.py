@@ -47,7 +47,7 @@ from pulumi_tandem.declare import (
 from pulumi_tandem.finding import DeclarationError, Finding
 
 if TYPE_CHECKING:
-    from pulumi_tandem import check, local, lower, plan, resolve
+    from pulumi_tandem import check, kubernetes, local, lower, plan, resolve
     from pulumi_tandem.accept import accept
     from pulumi_tandem.check import explain
     from pulumi_tandem.pins import plan_of
@@ -92,6 +92,7 @@ __all__ = [
     "accept",
     "check",
     "explain",
+    "kubernetes",
     "local",
     "lower",
     "plan",
@@ -99,7 +100,7 @@ __all__ = [
     "resolve",
 ]
 
-_ROOMS = ("check", "local", "lower", "plan", "resolve")
+_ROOMS = ("check", "kubernetes", "local", "lower", "plan", "resolve")
 """Named as modules (`tandem.lower.lower(...)`): a module and a function cannot share a name."""
 
 

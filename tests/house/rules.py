@@ -17,6 +17,7 @@ ROOMS = (
     "plan",
     "simulate",
     "lower",
+    "manifest",
     "prove",
     "pins",
     "accept",

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 """Raised whenever a field changes its meaning; readers accept this version and the one before."""
 
 Phase = Literal["prefill", "decode"]
@@ -120,6 +120,9 @@ class GatewaySpec(_Value):
     resume_tokens_max: int = 65_536
     """Longest history of prompt and output ids kept per stream; a longer stream is not resumable."""
     drain_timeout_s: float = 120.0
+    prefill_per_decode_min: float = 0.0
+    """Fewest prefill workers per decode worker that autoscaling keeps; 0: no bound. So for the next."""
+    prefill_per_decode_max: float = 0.0
 
 
 class WorkerRecord(_Value):
@@ -144,9 +147,20 @@ class WorkerRecord(_Value):
 
 
 class ServiceState(_Value):
-    """The one watched object of a service: the file `service.json` in the fleet folder (local target)."""
+    """The one watched object of a service.
+
+    Local target: the file `service.json` in the fleet folder. Kubernetes: the key `service.json` of the ConfigMap
+    `SERVICE-state`; whoever writes it reads it first and names the version that it read.
+    """
 
     contract: int = CONTRACT_VERSION
     service: str
     active_generation: str | None = None
     """The generation that serves clients; None before the first proof."""
+    proved: tuple[str, ...] = ()
+    """Generations that were proved, the newest last. When the active one has no workers at all, the newest of these
+    that has serves: an update that was cut off after its proof, and then turned back, must not leave nobody."""
+    proof_token_sha256: str | None = None
+    """Hex digest of the token by which a prover may address workers; None while none proves."""
+    roles: dict[str, Phase] = Field(default_factory=dict)
+    """Which phase each flexible worker takes now, by its name."""

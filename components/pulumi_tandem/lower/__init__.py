@@ -4,18 +4,18 @@ Input: `Resolved`, accepted by `check`. Output: `Fleet`. Engine knowledge lives 
 engine, and nowhere else. Lowering names ports and addresses; it never picks them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from pulumi_tandem.declare import TensorRtLlm, Vllm
 from pulumi_tandem.finding import DeclarationError
 from pulumi_tandem.lower import tensorrt_llm, vllm
 from pulumi_tandem.lower.fleet import Fleet, LoweredPool, ProofSpec
-from pulumi_tandem.lower.hashes import generation_of, pair_key_of
+from pulumi_tandem.lower.hashes import generation_of, pair_key_of, sealed
 from pulumi_tandem.lower.refused import not_deployed
 from pulumi_tandem.resolve import Resolved, ResolvedPool
 from tandem_worker.contract import GatewaySpec, WorkerSpec
 
-__all__ = ["Fleet", "LoweredPool", "ProofSpec", "lower"]
+__all__ = ["Fleet", "LoweredPool", "ProofSpec", "lower", "seal"]
 
 WORKERS: Mapping[type, Callable[[Resolved, ResolvedPool], WorkerSpec]] = {
     Vllm: vllm.worker,
@@ -56,8 +56,21 @@ def lower(resolved: Resolved) -> Fleet:
     )
 
 
+def seal(fleet: Fleet, around: Sequence[str]) -> Fleet:
+    """The fleet as another generation, which also tells of what a target puts around its workers.
+
+    `around`: images, pod settings, in words; equal words, equal generation.
+    """
+    generation = sealed(fleet.generation, around)
+    pools = tuple(
+        pool.model_copy(update={"spec": pool.spec.model_copy(update={"generation": generation})})
+        for pool in fleet.pools
+    )
+    return fleet.model_copy(update={"generation": generation, "pools": pools})
+
+
 def _gateway(resolved: Resolved, spec: WorkerSpec) -> GatewaySpec:
-    limits = resolved.limits
+    limits, ratio = resolved.limits, resolved.prefill_per_decode
     return GatewaySpec(
         service=resolved.name,
         served_names=resolved.served_names,
@@ -75,4 +88,6 @@ def _gateway(resolved: Resolved, spec: WorkerSpec) -> GatewaySpec:
         resume=resolved.resume,
         resume_tokens_max=limits.resume_tokens_max,
         drain_timeout_s=resolved.grace.drain_timeout_s,
+        prefill_per_decode_min=ratio.at_least if ratio else 0.0,
+        prefill_per_decode_max=ratio.at_most if ratio else 0.0,
     )

@@ -1,7 +1,7 @@
 """The two hashes that say who may take whose place, and who may talk to whom."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 
 from tandem_worker.contract import WorkerSpec
@@ -18,6 +18,11 @@ def generation_of(specs: Iterable[WorkerSpec]) -> str:
     """
     drafts = [spec.model_dump(mode="json", exclude={"generation", "pair_key", "ports"}) for spec in specs]
     return _digest(drafts, GENERATION_DIGITS)
+
+
+def sealed(generation: str, around: Sequence[str]) -> str:
+    """A generation together with what stands around its workers."""
+    return _digest([generation, *around], GENERATION_DIGITS)
 
 
 def pair_key_of(factors: Mapping[str, str]) -> str:

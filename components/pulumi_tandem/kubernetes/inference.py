@@ -1,0 +1,126 @@
+"""The component: a service as pods of a cluster."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pulumi_kubernetes as k8s
+
+import pulumi
+from pulumi_tandem.accept import accept
+from pulumi_tandem.declare import Service
+from pulumi_tandem.finding import DeclarationError
+from pulumi_tandem.kubernetes.kinds import register
+from pulumi_tandem.lower import lower
+from pulumi_tandem.manifest import (
+    Gateway,
+    Images,
+    Manifests,
+    Setting,
+    Transform,
+    UnknownChild,
+    Weights,
+    manifests,
+)
+
+TOKEN = "tandem:kubernetes:Inference"  # noqa: S105 - a type token
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """The cluster, as a client sees it."""
+
+    kubeconfig: pulumi.Input[str] | None = None
+    """Its content or path. Default: the provider of the component's options, else `$KUBECONFIG`."""
+    context: pulumi.Input[str] | None = None
+    """Default: the kubeconfig's own."""
+    identifier: str | None = None
+    """A name of the cluster that does not change when its kubeconfig does, so that new credentials replace nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceArgs:
+    """Where and how a service runs in a cluster; what it is, is the `service`."""
+
+    service: Service
+    images: Images
+    cluster: Access = field(default_factory=Access)
+    namespace: pulumi.Input[str] = "default"
+    """It must exist."""
+    gateway: Gateway = field(default_factory=Gateway)
+    weights: Weights | None = None
+    """Where mounted weights come from; they lie below `/model`. Default: the engine fetches the model by name."""
+    transforms: Mapping[str, Transform] = field(default_factory=dict[str, Transform])
+    """Changes of single objects by their keys (`gateway`, `prefill`, `decode-budget`): gets the manifest, gives the one
+    to use. A change of a worker's pods is a new generation. Default: none."""
+
+
+class Inference(pulumi.ComponentResource):
+    """A service as pods: gateways, the workers of each pool, and the proof that lets their generation serve."""
+
+    url: pulumi.Output[str]
+    """Where pods of the cluster reach the OpenAI API."""
+    generation: pulumi.Output[str]
+    """The generation that serves."""
+    evidence: pulumi.Output[dict[str, Any]]
+    """What the proof measured: see `pulumi_tandem.prove.evidence.Evidence`."""
+    resources: Mapping[str, pulumi.Resource]
+    """Every object by its key."""
+
+    def __init__(self, name: str, args: InferenceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        """Declare the service's objects.
+
+        Raises:
+            pulumi.RunError: the declaration has errors, or transforms an object that it does not have.
+        """
+        made = _accepted(args)
+        super().__init__(TOKEN, name, {}, opts)
+        own = pulumi.ResourceOptions(parent=self, provider=_provider(name, args.cluster, self))
+        self.resources = {}
+        for child in made.children:
+            after = [self.resources[key] for key in child.after]
+            self.resources |= {child.key: register(name, child, own, after)}
+        service = args.service.name
+        self.url = pulumi.Output.concat("http://", service, "-gateway.", args.namespace, ".svc")
+        self.generation = pulumi.Output.from_input(made.generation)
+        self.evidence = _evidence(name, made, args.namespace, own, self.resources["proof"])
+        self.register_outputs({"url": self.url, "generation": self.generation, "evidence": self.evidence})
+
+
+def _accepted(args: InferenceArgs) -> Manifests:
+    (resolved,) = accept(args.service)
+    gateway = pulumi.Output.concat("http://", resolved.name, "-gateway.", args.namespace, ".svc.cluster.local/scale")
+    setting = Setting(
+        images=args.images,
+        namespace=args.namespace,
+        gateway=args.gateway,
+        weights=args.weights,
+        scale_url=gateway,
+    )
+    try:
+        return manifests(resolved, lower(resolved), setting, args.transforms)
+    except (DeclarationError, UnknownChild) as error:
+        raise pulumi.RunError(str(error)) from None
+
+
+def _provider(name: str, access: Access, parent: pulumi.Resource) -> k8s.Provider | None:
+    if access == Access():
+        return None
+    return k8s.Provider(
+        f"{name}-cluster",
+        kubeconfig=access.kubeconfig,
+        context=access.context,
+        cluster_identifier=access.identifier,
+        opts=pulumi.ResourceOptions(parent=parent),
+    )
+
+
+def _evidence(
+    name: str, made: Manifests, namespace: pulumi.Input[str], own: pulumi.ResourceOptions, proof: pulumi.Resource
+) -> pulumi.Output[dict[str, Any]]:
+    """Read when the proof has ended, since its Job writes it."""
+    opts = pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(depends_on=[proof]))
+    where = pulumi.Output.concat(namespace, "/", made.evidence)
+    found = k8s.core.v1.ConfigMap.get(f"{name}-evidence-{made.generation}-read", where, opts)
+    return found.data.apply(lambda data: json.loads((data or {}).get("evidence.json", "{}")))

@@ -1,0 +1,295 @@
+"""The prover as a Job of the cluster: `python -m pulumi_tandem.prove.job --order FILE`.
+
+It asks for this generation's workers, waits for them, proves, gives the generation the traffic, and leaves its
+evidence in a ConfigMap. Exit codes: 0 proved and serving; 1 refused, the reason is the last line; others: the cluster
+did not let it finish, and the Job tries again.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import json
+import secrets
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from pulumi_tandem.manifest.naming import HTTP_PORT, PREFIX
+from pulumi_tandem.manifest.prover import EXIT_REFUSED, ProofOrder, Workload
+from pulumi_tandem.prove.evidence import Evidence
+from pulumi_tandem.prove.plan import Candidate
+from pulumi_tandem.prove.run import Door, ProofFailedError, Subject, prove
+from tandem_worker.apiserver import ApiError, ApiServer, Conflict
+from tandem_worker.contract import ServiceState
+
+EXIT_AGAIN = 75
+"""EX_TEMPFAIL: the API server or a gateway did not answer."""
+POLL_S = 0.5
+REPORT_TIMEOUT_S = 60.0
+"""How long the gateways may take to serve the new generation; they watch, so it is a second mostly."""
+ASK_TIMEOUT_S = 6.0
+TOKEN_BYTES = 32
+PROVED_MAX = 8
+TERMINATION_LOG = Path("/dev/termination-log")
+_PATHS = {
+    "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments",
+    "LeaderWorkerSet": "/apis/leaderworkerset.x-k8s.io/v1/namespaces/{namespace}/leaderworkersets",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry an order out."""
+    parser = argparse.ArgumentParser(prog="python -m pulumi_tandem.prove.job", description=__doc__)
+    parser.add_argument("--order", type=Path, required=True, help="the proof's order, JSON")
+    order = ProofOrder.model_validate_json(parser.parse_args(argv).order.read_bytes())
+    try:
+        evidence = asyncio.run(_in_cluster(order))
+    except ProofFailedError as error:
+        return _end(EXIT_REFUSED, f"generation {order.generation} of {order.service} must not serve: {error}")
+    except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+        return _end(EXIT_AGAIN, f"the proof could not go on: {error or type(error).__name__}")
+    sys.stdout.write(evidence.model_dump_json() + "\n")
+    return 0
+
+
+def _end(code: int, message: str) -> int:
+    sys.stderr.write(message + "\n")
+    if TERMINATION_LOG.exists():
+        TERMINATION_LOG.write_text(message)
+    return code
+
+
+async def _in_cluster(order: ProofOrder) -> Evidence:
+    async with ApiServer.in_cluster() as api:
+        return await Prover(api, order).run()
+
+
+class Prover:
+    """One order in one cluster."""
+
+    def __init__(self, api: ApiServer, order: ProofOrder, *, gateway_port: int = HTTP_PORT) -> None:
+        """`gateway_port`: where the gateways' pods listen."""
+        self.api = api
+        self.order = order
+        self.gateway_port = gateway_port
+
+    async def run(self) -> Evidence:
+        """Prove and activate; a generation that fails loses its workers, unless they are to be looked at.
+
+        Raises:
+            ProofFailedError: with every reason.
+        """
+        order = self.order
+        try:
+            wanted = wanted_workers(order, await self._serving())
+            for workload in order.workloads:
+                await self._scale(workload, wanted[workload.name])
+            candidates = await self._await_ready(sum(wanted.values()))
+            evidence = await self._prove(candidates)
+        except ProofFailedError as error:
+            kept = "its workers still run (keep_failed)"
+            if not order.proof.keep_failed:
+                for workload in order.workloads:
+                    await self._scale(workload, 0)
+                kept = "its workers were stopped"
+            msg = f"{error}. What served before serves on; {kept}"
+            raise ProofFailedError(msg) from error
+        await self._patch_configmap(order.evidence, {"evidence.json": evidence.model_dump_json()})
+        await self._change_state(lambda state: activated(state, order.generation))
+        await self._await_gateways()
+        return evidence
+
+    async def _serving(self) -> dict[str, int]:
+        """Ready workers of each pool of the generation that serves now."""
+        state = await self._state()
+        if state.active_generation in {None, self.order.generation}:
+            return {}
+        selector = f"{PREFIX}service={self.order.service},{PREFIX}generation={state.active_generation}"
+        found: dict[str, int] = {}
+        for kind in {workload.kind for workload in self.order.workloads}:
+            listed = await self.api.get(f"{self._path(kind)}?labelSelector={selector}")
+            for item in listed["items"]:
+                pool = item["metadata"]["labels"][f"{PREFIX}pool"]
+                found[pool] = found.get(pool, 0) + item.get("status", {}).get("readyReplicas", 0)
+        return found
+
+    async def _scale(self, workload: Workload, workers: int) -> None:
+        path = f"{self._path(workload.kind)}/{workload.name}/scale"
+        await self.api.patch(path, {"spec": {"replicas": workers}})
+
+    async def _await_ready(self, count: int) -> tuple[Candidate, ...]:
+        """Every worker, as its own agent tells who it is."""
+        deadline_s = time.monotonic() + self.order.ready_timeout_s
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)) as session:
+            while True:
+                addresses = await self._addresses(generation=self.order.generation)
+                answers = await asyncio.gather(*(_identity(session, address) for address in addresses))
+                ready = [answer for answer in answers if answer is not None]
+                _tell(f"{len(ready)} of {count} workers ready")
+                if len(ready) >= count:
+                    return tuple(ready)
+                if time.monotonic() > deadline_s:
+                    msg = f"{len(ready)} of {count} workers were ready after {self.order.ready_timeout_s:.0f} s"
+                    raise ProofFailedError(msg)
+                await asyncio.sleep(POLL_S)
+
+    async def _addresses(self, **labels: str) -> list[tuple[str, int]]:
+        """Address and agent port of every worker."""
+        wanted = {"service": self.order.service, **labels}
+        selector = ",".join(f"{PREFIX}{key}={value}" for key, value in wanted.items())
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{self.api.namespace}/endpointslices?labelSelector={selector}"
+        slices = (await self.api.get(path))["items"]
+        return [
+            (endpoint["addresses"][0], port["port"])
+            for one in slices
+            for port in one.get("ports") or []
+            if port.get("name") == "agent"
+            for endpoint in one.get("endpoints") or []
+            if not endpoint.get("conditions", {}).get("terminating")
+        ]
+
+    async def _prove(self, candidates: tuple[Candidate, ...]) -> Evidence:
+        order = self.order
+        async with self._token() as token:
+            await self._await_gateways(token=token)
+            return await prove(
+                Door(url=order.url, token=token, model=order.model),
+                Subject(
+                    service=order.service,
+                    generation=order.generation,
+                    workers=candidates,
+                    disaggregated=order.disaggregated,
+                    context_tokens=order.context_tokens,
+                ),
+                order.proof,
+                salt=secrets.token_hex(4),
+            )
+
+    @asynccontextmanager
+    async def _token(self) -> AsyncGenerator[str]:
+        """A token that only this process knows; the gateways get its hash, for as long as the proof takes."""
+        token = secrets.token_urlsafe(TOKEN_BYTES)
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        await self._change_state(lambda state: state.model_copy(update={"proof_token_sha256": digest}))
+        try:
+            yield token
+        finally:
+            await self._change_state(lambda state: state.model_copy(update={"proof_token_sha256": None}))
+
+    async def _await_gateways(self, *, token: str | None = None) -> None:
+        """Until every ready gateway takes the token, or, without one, reports this generation as the serving one."""
+        deadline_s = time.monotonic() + REPORT_TIMEOUT_S
+        headers = {"x-tandem-proof": token} if token else {}
+        async with aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S), headers=headers
+        ) as session:
+            while True:
+                addresses = await self._gateways()
+                seen = [await _fleet(session, f"http://{_host(address)}:{self.gateway_port}") for address in addresses]
+                late = [
+                    address
+                    for address, fleet in zip(addresses, seen, strict=True)
+                    if not (fleet.get("proving") if token else fleet.get("active_generation") == self.order.generation)
+                ]
+                if addresses and not late:
+                    return
+                if time.monotonic() > deadline_s:
+                    what = "taken the proof's token" if token else f"begun to serve {self.order.generation}"
+                    msg = f"{len(late)} of {len(addresses)} gateways had not {what} after {REPORT_TIMEOUT_S:.0f} s"
+                    raise TimeoutError(msg)
+                await asyncio.sleep(POLL_S)
+
+    async def _gateways(self) -> list[str]:
+        selector = f"{PREFIX}service={self.order.service},app.kubernetes.io/component=gateway"
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{self.api.namespace}/endpointslices?labelSelector={selector}"
+        return [
+            endpoint["addresses"][0]
+            for one in (await self.api.get(path))["items"]
+            for endpoint in one.get("endpoints") or []
+            if endpoint.get("conditions", {}).get("ready")
+        ]
+
+    async def _state(self) -> ServiceState:
+        return _read_state(await self.api.get(self._configmap(self.order.state)), self.order.service)
+
+    async def _change_state(self, change: Callable[[ServiceState], ServiceState]) -> None:
+        """Read, change, write; again when somebody else has written meanwhile."""
+        while True:
+            found = await self.api.get(self._configmap(self.order.state))
+            state = change(_read_state(found, self.order.service))
+            metadata = {"resourceVersion": found["metadata"]["resourceVersion"]}
+            body = {"metadata": metadata, "data": {"service.json": state.model_dump_json()}}
+            try:
+                await self.api.patch(self._configmap(self.order.state), body)
+            except Conflict:
+                continue
+            return
+
+    async def _patch_configmap(self, name: str, data: Mapping[str, str]) -> None:
+        await self.api.patch(self._configmap(name), {"data": dict(data)})
+
+    def _configmap(self, name: str) -> str:
+        return f"/api/v1/namespaces/{self.api.namespace}/configmaps/{name}"
+
+    def _path(self, kind: str) -> str:
+        return _PATHS[kind].format(namespace=self.api.namespace)
+
+
+def wanted_workers(order: ProofOrder, serving: Mapping[str, int]) -> dict[str, int]:
+    """How many workers each workload is to have: as declared, or as many as serve now where an autoscaler decides."""
+    return {
+        workload.name: max(workload.workers, serving.get(workload.pool, 0) if workload.autoscaled else 0)
+        for workload in order.workloads
+    }
+
+
+def activated(state: ServiceState, generation: str) -> ServiceState:
+    """The state in which this generation serves, and is the newest of those that were proved."""
+    proved = (*(known for known in state.proved if known != generation), generation)
+    return state.model_copy(update={"active_generation": generation, "proved": proved[-PROVED_MAX:]})
+
+
+def _read_state(configmap: Any, service: str) -> ServiceState:  # noqa: ANN401 - JSON
+    text: str | None = (configmap.get("data") or {}).get("service.json")
+    return ServiceState.model_validate_json(text) if text else ServiceState(service=service)
+
+
+async def _identity(session: aiohttp.ClientSession, address: tuple[str, int]) -> Candidate | None:
+    """Who a worker is; None while it is not ready."""
+    host, port = address
+    url = f"http://{_host(host)}:{port}"
+    try:
+        async with session.get(f"{url}/ready") as response:
+            if response.status != 200:
+                return None
+        async with session.get(f"{url}/factors") as response:
+            who = await response.json()
+    except (aiohttp.ClientError, TimeoutError):
+        return None
+    return Candidate(who["name"], who["phase"], tuple(who["phases"]), url)
+
+
+async def _fleet(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    try:
+        async with session.get(f"{url}/fleet") as response:
+            return await response.json()
+    except (aiohttp.ClientError, TimeoutError, json.JSONDecodeError):
+        return {}
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
