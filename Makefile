@@ -3,12 +3,13 @@
 
 STACK ?= local
 IMAGES ?= gateway worker-fake worker-cpu
+CLUSTER_IMAGES ?= gateway worker-fake worker-cpu
 PYTHON ?= python3
 BOOTSTRAP = $(PYTHON) tools/bootstrap.py
 TANDEM = tools/run python -m pulumi_tandem.cli
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status test check fix bench images clean
+.PHONY: help up down status test check fix bench images cluster cluster-down clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +48,13 @@ bench: ## the estimator against aiconfigurator; the gateway against vllm-router;
 
 images: ## container images as archives in the cache, with buildah, podman or docker; IMAGES="gateway worker-vllm" for others
 	@$(BOOTSTRAP) $(foreach image,$(subst -,_,$(IMAGES)),--only image_$(image))
+
+cluster: ## a real Kubernetes of one node with eight fake GPUs on this machine, as root; its kubeconfig is .tandem/cluster/kubeconfig
+	@$(BOOTSTRAP) --only kubernetes $(foreach image,$(subst -,_,$(CLUSTER_IMAGES)),--only image_$(image))
+	@PYTHONPATH=tools $(PYTHON) -m cluster up $(CLUSTER_IMAGES:%=--image %)
+
+cluster-down: ## that cluster gone: no process, mount, rule or link; its images stay in the cache
+	@PYTHONPATH=tools $(PYTHON) -m cluster down
 
 clean: ## remove what bootstrap and the tools made in this checkout, but no stack's state (.tandem) and not the cache
 	rm -rf .venv .venv-engine stacks/.venv build dist .coverage .hypothesis .pytest_cache .ruff_cache

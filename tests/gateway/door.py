@@ -14,6 +14,7 @@ import aiohttp
 from tandem_worker.contract import GatewaySpec
 from tandem_worker.gateway.keys import Keys
 from tandem_worker.gateway.main import serve
+from tandem_worker.gateway.watch import FolderSource
 from tests.fakes.agent import FakeFleet
 
 PROOF = "proof-token"
@@ -88,7 +89,9 @@ async def door(folder: Path, fleet: FakeFleet, *, keys: Keys | None = None, **sp
     terms |= {"context_tokens_max": 131_072} | spec
     stop = asyncio.Event()
     gateway_spec = GatewaySpec.model_validate(terms)
-    served = asyncio.create_task(serve(gateway_spec, keys or Keys((), PROOF), folder, listener, stop))
+    served = asyncio.create_task(
+        serve(gateway_spec, keys or Keys((), PROOF), FolderSource(folder, gateway_spec.service), listener, stop)
+    )
     async with aiohttp.ClientSession() as session:
         running = Door(url, session, fleet, stop, served)
         await running.until_ready()

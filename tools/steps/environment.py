@@ -39,6 +39,7 @@ def text(place: Place) -> str:
         "engine": shlex.quote(str(place.engine / "bin/python")),
         "model": shlex.quote(str(place.model)),
         "cache": shlex.quote(str(place.cache)),
+        "cluster": shlex.quote(str(place.private / "cluster" / "kubeconfig")),
     }
     return """\
 # Made by tools/bootstrap.py; read by tools/run. What is set already stands.
@@ -55,7 +56,8 @@ export PULUMI_SKIP_UPDATE_CHECK="${{PULUMI_SKIP_UPDATE_CHECK:-true}}"
 [ -n "${{TANDEM_CACHE:-}}" ] || TANDEM_CACHE={cache}
 [ -n "${{TANDEM_ENGINE_PYTHON:-}}" ] || TANDEM_ENGINE_PYTHON={engine}
 [ -n "${{TANDEM_MODEL_DIR:-}}" ] || TANDEM_MODEL_DIR={model}
-export TANDEM_CACHE TANDEM_ENGINE_PYTHON TANDEM_MODEL_DIR
+[ -n "${{TANDEM_CLUSTER_KUBECONFIG:-}}" ] || TANDEM_CLUSTER_KUBECONFIG={cluster}
+export TANDEM_CACHE TANDEM_ENGINE_PYTHON TANDEM_MODEL_DIR TANDEM_CLUSTER_KUBECONFIG
 """.format(**quoted)
 
 

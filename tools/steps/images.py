@@ -103,9 +103,13 @@ def archives(place: Place) -> dict[str, Path]:
     return {RECIPES[name].reference: archive(RECIPES[name], place) for name in TESTED}
 
 
-def import_missing(place: Place, run: Run, ctr: Sequence[str]) -> None:
-    """Imports the archives into a containerd that has not got them; `ctr` is its client with socket and namespace."""
-    for reference, file in archives(place).items():
+def import_missing(place: Place, run: Run, ctr: Sequence[str], names: Sequence[str] = ()) -> None:
+    """Imports archives into a containerd that has not got them: those of the recipes named, or all that are there.
+
+    `ctr` is its client with socket and namespace.
+    """
+    chosen = {RECIPES[name].reference: archive(RECIPES[name], place) for name in names} or archives(place)
+    for reference, file in chosen.items():
         _, listed = run.attempt(*ctr, "images", "list", f"name=={reference}")
         if manifest_digest(file) not in listed:
             run.report(f"importing {reference}, {file.stat().st_size / 1e6:.0f} MB")

@@ -1,7 +1,7 @@
 """A pod's client of the Kubernetes API server: get, patch, and watch, as its own service account.
 
-Why none of the client libraries: the official asyncio one imports 800 generated modules for a second and 60 MB, in a
-gateway that reads three kinds of object; the smaller ones do not read a rotated token again.
+Why none of the client libraries: the smallest that reads a rotated token again, lightkube, brings a second HTTP stack
+into the gateway's image for three calls; the official asyncio one takes 38 MB of memory in 859 modules for them.
 """
 
 import asyncio

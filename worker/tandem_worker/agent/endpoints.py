@@ -77,9 +77,13 @@ def application(view: View) -> web.Application:
         return web.json_response(
             {
                 "name": view.name,
+                "service": spec.service,
+                "pool": spec.pool,
+                "phase": spec.phase,
+                "phases": list(spec.phases),
                 "engine": spec.engine,
                 "dialect": spec.dialect,
-                "phases": list(spec.phases),
+                "served_names": list(spec.served_names),
                 "generation": spec.generation,
                 "pair_key": spec.pair_key,
                 "factors": spec.factors,

@@ -8,13 +8,16 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
 from pydantic import ValidationError
 
+from tandem_worker.apiserver import ApiError, ApiServer
 from tandem_worker.contract import GatewaySpec
 from tandem_worker.dialects.table import HAND_OFFS
+from tandem_worker.gateway.cluster import ClusterSource
 from tandem_worker.gateway.drain import Drain, Leaving
 from tandem_worker.gateway.exchange import Shared
 from tandem_worker.gateway.fleet import Fleet
@@ -51,13 +54,21 @@ def main(argv: Sequence[str]) -> int:
         sys.stderr.write(f"tandem-worker gateway: {error}\n")
         return EXIT_USAGE
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_until_signal(spec, keys, options.fleet_dir, listener))
+        try:
+            return runner.run(_until_signal(spec, keys, options.fleet_dir, listener))
+        except ApiError as error:
+            sys.stderr.write(f"tandem-worker gateway: {error}\n")
+            return EXIT_USAGE
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tandem-worker gateway", description="The service's OpenAI-compatible door.")
     parser.add_argument("--spec", type=Path, required=True, help="the gateway's spec, JSON")
-    parser.add_argument("--fleet-dir", type=Path, required=True, help="folder with service.json and workers/")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--fleet-dir", type=Path, help="folder with service.json and workers/")
+    source.add_argument(
+        "--kubernetes", action="store_true", help="the cluster that this pod is in says which workers there are"
+    )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--listen", metavar="HOST:PORT", help="where to listen")
     where.add_argument("--listen-fd", type=int, help="an inherited listening socket")
@@ -91,16 +102,27 @@ def _listener(listen: str | None, listen_fd: int | None) -> socket.socket:
     return socket.create_server((host.strip("[]"), int(port)), backlog=1024, reuse_port=False)
 
 
-async def _until_signal(spec: GatewaySpec, keys: Keys, fleet_dir: Path, listener: socket.socket) -> int:
+async def _until_signal(spec: GatewaySpec, keys: Keys, fleet_dir: Path | None, listener: socket.socket) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(spec, keys, fleet_dir, listener, stop)
+    if fleet_dir is not None:
+        await serve(spec, keys, FolderSource(fleet_dir, spec.service), listener, stop)
+        return 0
+    async with ApiServer.in_cluster() as api:
+        source = ClusterSource(api, spec.service, loop.time)
+        await serve(spec, replace(keys, proof_digest=lambda: source.proof_digest), source, listener, stop)
     return 0
 
 
-async def serve(spec: GatewaySpec, keys: Keys, fleet_dir: Path, listener: socket.socket, stop: asyncio.Event) -> None:
+async def serve(
+    spec: GatewaySpec,
+    keys: Keys,
+    source: FolderSource | ClusterSource,
+    listener: socket.socket,
+    stop: asyncio.Event,
+) -> None:
     """Serve on a listening socket until `stop` is set and everything under way is done."""
     loop = asyncio.get_running_loop()
     fleet, upstream = Fleet(), Upstream(loop)
@@ -115,11 +137,13 @@ async def serve(spec: GatewaySpec, keys: Keys, fleet_dir: Path, listener: socket
         spec.context_tokens_max,
     )
     gateway = Gateway(spec, shared, keys)
-    watcher = Watcher(FolderSource(fleet_dir, spec.service), fleet, upstream, shared.fleet_changed.fire)
+    watcher = Watcher(source, fleet, upstream, shared.fleet_changed.fire)
     watcher.refresh()
     server = Listener(gateway.handle)
     accepting = await loop.create_server(server, sock=listener, backlog=1024)
     chores = [asyncio.create_task(watcher.run()), asyncio.create_task(_tick(gateway))]
+    if isinstance(source, ClusterSource):
+        chores.append(asyncio.create_task(source.run(upstream)))
     log.info("serving %s on %s", spec.service, listener.getsockname())
     await stop.wait()
     gateway.draining = True

@@ -184,7 +184,7 @@ class Gateway:
         models = [{"id": name, **card} for name in names]
         return _json({"object": "list", "data": models})
 
-    async def _fleet(self, _request: web.BaseRequest, _request_id: str) -> Answer:
+    async def _fleet(self, request: web.BaseRequest, _request_id: str) -> Answer:
         fleet, metrics = self.shared.fleet, self.shared.metrics
         workers = [
             {
@@ -206,6 +206,7 @@ class Gateway:
                 "contract": self.spec.contract,
                 "service": self.spec.service,
                 "active_generation": fleet.active,
+                "proving": self.keys.has_proof(request.headers),
                 "ready": self._can_serve() and not self.draining,
                 "queue": {"running": self.queue.running, "waiting": len(self.queue.waiting)},
                 "workers": sorted(workers, key=lambda worker: str(worker["name"])),

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -83,6 +83,14 @@ def _stamp(path: Path) -> Stamp | None:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
+class Source(Protocol):
+    """Where workers and the active generation are on record."""
+
+    def read(self) -> tuple[list[WorkerRecord], str | None]:
+        """Both as they are known now."""
+        ...
+
+
 class _NotReady(BaseModel):
     """What of a bad `/ready` answer matters here."""
 
@@ -96,7 +104,7 @@ LEAVING = ("draining", "stopping")
 class Watcher:
     """Brings the fleet up to date, and calls `changed` when a request may find what it did not find before."""
 
-    def __init__(self, source: FolderSource, fleet: Fleet, upstream: Upstream, changed: Callable[[], None]) -> None:
+    def __init__(self, source: Source, fleet: Fleet, upstream: Upstream, changed: Callable[[], None]) -> None:
         self._source = source
         self._fleet = fleet
         self._upstream = upstream

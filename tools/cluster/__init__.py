@@ -1,0 +1,1 @@
+"""A Kubernetes of one node as processes of this machine: what tests run on where no other cluster is named."""

@@ -1,0 +1,105 @@
+"""The controller of LeaderWorkerSet, with its webhooks: they write each pod's place in its group."""
+
+import json
+import socket
+
+from cluster.api import Api
+from cluster.keys import authority
+from cluster.place import WEBHOOK_PORT, Site
+from cluster.processes import Processes
+from steps.frame import write_whole
+
+READY_TIMEOUT_S = 60.0
+HEALTH_PORT = 8089
+_CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+_WEBHOOKS = "/apis/admissionregistration.k8s.io/v1"
+_LWS, _SETS = "leaderworkerset.x-k8s.io", "disaggregatedset.x-k8s.io"
+_OF_A_GROUP = {"matchExpressions": [{"key": f"{_LWS}/name", "operator": "Exists"}]}
+"""Pods of no group are none of its business."""
+
+
+def start_groups(site: Site, processes: Processes) -> None:
+    """Start the controller once its kinds are served; its webhooks are called from then on."""
+    api = Api(site)
+    for file in sorted((site.binaries / "crds").glob("*.yaml")):
+        group, _, plural = file.stem.partition("_")
+        api.apply(f"{_CRDS}/{plural}.{group}", file.read_bytes())
+    config = {
+        "apiVersion": "config.lws.x-k8s.io/v1alpha1",
+        "kind": "Configuration",
+        "leaderElection": {"leaderElect": False},
+        "internalCertManagement": {"enable": False},
+        "webhook": {"port": WEBHOOK_PORT, "certDir": str(site.keys / "lws")},
+        "metrics": {"bindAddress": "0"},
+        "health": {"healthProbeBindAddress": f"127.0.0.1:{HEALTH_PORT}"},
+    }
+    write_whole(site.home / "lws.json", json.dumps(config))
+    processes.until(
+        "LeaderWorkerSets are served",
+        lambda: api.answers(f"/apis/{_LWS}/v1/leaderworkersets") and api.answers(f"/apis/{_SETS}/v1/disaggregatedsets"),
+        name="apiserver",
+        timeout_s=READY_TIMEOUT_S,
+    )
+    processes.start(
+        "lws",
+        [site.binaries / "lws", "--config", site.home / "lws.json"],
+        {"KUBECONFIG": str(site.keys / "kubeconfig")},
+    )
+    processes.until("the webhooks answer", _listens, name="lws", timeout_s=READY_TIMEOUT_S)
+    for kind, body in (("mutating", _mutating(site)), ("validating", _validating(site))):
+        plural = f"{kind}webhookconfigurations"
+        api.apply(f"{_WEBHOOKS}/{plural}/lws-{kind}", json.dumps(body).encode())
+
+
+def _listens() -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", WEBHOOK_PORT), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _mutating(site: Site) -> dict:
+    hooks = [
+        _hook(site, "mleaderworkerset", f"/mutate-{_dashed(_LWS)}-v1-leaderworkerset", _LWS, "leaderworkersets"),
+        _hook(site, "mpod", "/mutate--v1-pod", "", "pods", operations=("CREATE",)),
+    ]
+    return _configuration("Mutating", "lws-mutating", hooks)
+
+
+def _validating(site: Site) -> dict:
+    hooks = [
+        _hook(site, "vleaderworkerset", f"/validate-{_dashed(_LWS)}-v1-leaderworkerset", _LWS, "leaderworkersets"),
+        _hook(site, "vpod", "/validate--v1-pod", "", "pods"),
+        _hook(site, "vdisaggregatedset", f"/validate-{_dashed(_SETS)}-v1-disaggregatedset", _SETS, "disaggregatedsets"),
+    ]
+    return _configuration("Validating", "lws-validating", hooks)
+
+
+def _dashed(group: str) -> str:
+    return group.replace(".", "-")
+
+
+def _hook(
+    site: Site, name: str, path: str, group: str, resource: str, operations: tuple[str, ...] = ("CREATE", "UPDATE")
+) -> dict:
+    """Source: config/webhook/manifests.yaml of LeaderWorkerSet 0.9."""
+    rule = {"apiGroups": [group], "apiVersions": ["v1"], "operations": list(operations), "resources": [resource]}
+    return {
+        "name": f"{name}.kb.io",
+        "admissionReviewVersions": ["v1"],
+        "clientConfig": {"url": f"https://127.0.0.1:{WEBHOOK_PORT}{path}", "caBundle": authority(site)},
+        "failurePolicy": "Fail",
+        "sideEffects": "None",
+        "rules": [rule],
+        **({"objectSelector": _OF_A_GROUP} if resource == "pods" else {}),
+    }
+
+
+def _configuration(kind: str, name: str, hooks: list[dict]) -> dict:
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": f"{kind}WebhookConfiguration",
+        "metadata": {"name": name},
+        "webhooks": hooks,
+    }
