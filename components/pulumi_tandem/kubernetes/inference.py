@@ -65,7 +65,7 @@ class Inference(pulumi.ComponentResource):
     """The generation that serves."""
     evidence: pulumi.Output[dict[str, Any]]
     """What the proof measured: see `pulumi_tandem.prove.evidence.Evidence`."""
-    resources: Mapping[str, pulumi.Resource]
+    resources: Mapping[str, pulumi.CustomResource]
     """Every object by its key."""
 
     def __init__(self, name: str, args: InferenceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -117,10 +117,9 @@ def _provider(name: str, access: Access, parent: pulumi.Resource) -> k8s.Provide
 
 
 def _evidence(
-    name: str, made: Manifests, namespace: pulumi.Input[str], own: pulumi.ResourceOptions, proof: pulumi.Resource
+    name: str, made: Manifests, namespace: pulumi.Input[str], own: pulumi.ResourceOptions, proof: pulumi.CustomResource
 ) -> pulumi.Output[dict[str, Any]]:
-    """Read when the proof has ended, since its Job writes it."""
-    opts = pulumi.ResourceOptions.merge(own, pulumi.ResourceOptions(depends_on=[proof]))
-    where = pulumi.Output.concat(namespace, "/", made.evidence)
-    found = k8s.core.v1.ConfigMap.get(f"{name}-evidence-{made.generation}-read", where, opts)
+    """Read when the proof has ended, since its Job writes it: its id is not known before."""
+    where = pulumi.Output.all(namespace, proof.id).apply(lambda known: f"{known[0]}/{made.evidence}")
+    found = k8s.core.v1.ConfigMap.get(f"{name}-evidence-{made.generation}-read", where, own)
     return found.data.apply(lambda data: json.loads((data or {}).get("evidence.json", "{}")))

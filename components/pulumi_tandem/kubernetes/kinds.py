@@ -28,7 +28,9 @@ _ARGUMENTS = {"roleRef": "role_ref", "automountServiceAccountToken": "automount_
 """Top-level fields as the SDK names them; the rest is spelled alike, and below it JSON is passed as it is."""
 
 
-def register(name: str, child: Child, own: pulumi.ResourceOptions, after: Sequence[pulumi.Resource]) -> pulumi.Resource:
+def register(
+    name: str, child: Child, own: pulumi.ResourceOptions, after: Sequence[pulumi.Resource]
+) -> pulumi.CustomResource:
     """The child as a resource of the component `name`.
 
     Its logical name follows the object's: where that holds the generation, the next generation's object is another
