@@ -6,8 +6,9 @@ on a machine that has them.
 
 import os
 
-import pulumi
 import pulumi_kubernetes as k8s
+
+import pulumi
 import pulumi_tandem as tandem
 from pulumi_tandem import kubernetes
 

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.cluster.bringup import api, cluster_kubeconfig, namespace
 from tests.serving.service import serving
 
-__all__ = ["serving"]  # one service for the serving and the faults rung
+__all__ = ["api", "cluster_kubeconfig", "namespace", "serving"]  # one of each for every test that wants it
 
 settings.register_profile("tandem", deadline=None)  # a slow example says something of the machine, not of the code
 settings.load_profile("tandem")
 
+CLUSTER_TIMEOUT_S = 1800
 NEEDS = {
     "agent/test_run.py": "processes",
     "agent/test_tree.py": "processes",
@@ -36,3 +38,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for place, marker in NEEDS.items():
             if item.path.is_relative_to(root / place):
                 item.add_marker(marker)
+                if marker == "cluster":
+                    # The first one waits for the cluster, and on a bare machine for Kubernetes to be compiled.
+                    item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT_S))

@@ -104,12 +104,12 @@ def until(look: Callable[[], Any]) -> Any:
 class Stack:
     """A stack whose objects the test declares; everything of it is in one folder."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], kubeconfig_path: str, namespace: str) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], cluster_kubeconfig: str, namespace: str) -> None:
         self.folder = folder
         self.environment = environment
         self.namespace = namespace
         self.provider: dict[str, Any] = {
-            "kubeconfig": kubeconfig_path,
+            "kubeconfig": cluster_kubeconfig,
             "namespace": namespace,
             "cluster_identifier": "test",
         }
@@ -193,15 +193,6 @@ def empty_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(tmp_path: Path, empty_project: Path) -> Path:
     return Path(shutil.copytree(empty_project, tmp_path / "project"))
-
-
-@pytest.fixture(scope="session")
-def cluster_kubeconfig() -> str:
-    """A kubeconfig of the test cluster, which needs an API server and its controllers, but no node."""
-    path = os.environ.get("TANDEM_CLUSTER_KUBECONFIG", "")
-    if not Path(path).is_file():
-        pytest.skip("no test cluster runs (make cluster): TANDEM_CLUSTER_KUBECONFIG names no file")
-    return path
 
 
 @pytest.fixture

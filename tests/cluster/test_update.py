@@ -1,0 +1,159 @@
+"""`pulumi up` against a real cluster whose namespace enforces `restricted`; the engines are the fake one, in its image.
+
+The tests are one story: each begins where the one before has left the stack.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster.api import BATCH, CORE, Namespace, until
+from tests.cluster.service import STACK, InCluster
+from tests.serving.load import Answer, steady, undisturbed
+
+FIRST: dict[str, Any] = {}
+SECOND: dict[str, Any] = {"service": {"served_names": ["SmolLM2-135M-Instruct", "second"]}}
+THIRD: dict[str, Any] = {"service": {"served_names": ["SmolLM2-135M-Instruct", "third"]}}
+TOO_FAST: dict[str, Any] = {"transfer": {"kv_gb_per_s_min": 1e9}}
+
+
+@pytest.fixture(scope="module")
+def service(
+    cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[InCluster]:
+    folder = tmp_path_factory.mktemp("cluster") / "project"
+    made = InCluster(folder, cluster_kubeconfig, namespace())
+    yield made
+    made.run("destroy", "--stack", STACK, "--yes", "--skip-preview")
+
+
+@pytest.fixture(scope="module")
+def expected(service: InCluster) -> dict[str, Answer]:
+    """The answers while nothing is disturbed; the fake engine's are the same in every generation."""
+    return asyncio.run(undisturbed(service.url))
+
+
+def ask(service: InCluster, model: str = "SmolLM2-135M-Instruct") -> dict[str, Any]:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+    request = urllib.request.Request(
+        f"{service.url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as response:
+        return {"path": response.headers["x-tandem-path"], **json.load(response)}
+
+
+def test_up_proves_before_it_serves(service: InCluster) -> None:
+    up = service.up(**FIRST)
+    assert up.returncode == 0, up.stdout
+    outputs = service.outputs()
+    evidence = outputs["evidence"]
+    assert evidence["path"] == "disaggregated"
+    assert evidence["kv_bytes"] > 0
+    assert {pair["prefill"].split("-")[1] for pair in evidence["pairs"]} == {"prefill", "decode"}
+    assert service.state["active_generation"] == outputs["generation"] == evidence["generation"]
+    assert service.state["proof_token_sha256"] is None
+    assert ask(service)["path"] == "disaggregated"
+
+
+def test_a_second_up_changes_nothing(service: InCluster) -> None:
+    preview = service.run("preview", "--stack", STACK, "--expect-no-changes", **FIRST)
+    assert preview.returncode == 0, preview.stdout
+
+
+def test_a_proof_that_fails_leaves_the_old_generation_serving(service: InCluster) -> None:
+    serving = service.outputs()["generation"]
+    up = service.up(**TOO_FAST)
+    assert up.returncode != 0
+    assert "must not serve" in up.stdout, up.stdout
+    assert "GB/s" in up.stdout
+    assert service.state["active_generation"] == serving
+    assert service.generations() == {serving}, "the failed generation's workers still run"
+    assert ask(service)["path"] == "disaggregated"
+
+
+def test_going_back_takes_the_failed_generation_away(service: InCluster) -> None:
+    serving = service.state["active_generation"]
+    up = service.up(**FIRST)
+    assert up.returncode == 0, up.stdout
+    names = [item["metadata"]["name"] for item in service.namespace.get(CORE, "configmaps")["items"]]
+    assert not [name for name in names if "evidence" in name and serving not in name]
+    assert service.state["active_generation"] == serving
+    assert ask(service)["path"] == "disaggregated"
+
+
+@pytest.mark.parametrize("side", ["prefill", "decode"])
+def test_a_worker_that_is_deleted_under_load_costs_no_request(
+    service: InCluster, expected: dict[str, Answer], side: str
+) -> None:
+    async def run() -> None:
+        async with steady(service.url, expected) as load:
+            await load.answered(5)
+            (victim,) = service.workers(side)
+            await asyncio.to_thread(service.namespace.call, "DELETE", CORE, f"pods/{victim}?gracePeriodSeconds=0")
+            await load.answered(20)
+            await asyncio.to_thread(until, lambda: set(service.workers(side)) - {victim})
+            await load.answered(10)
+
+    asyncio.run(run())
+
+
+def test_a_roll_out_under_load_costs_no_request(service: InCluster, expected: dict[str, Answer]) -> None:
+    before = service.state["active_generation"]
+
+    async def run() -> None:
+        async with steady(service.url, expected) as load:
+            await load.answered(5)
+            up = await asyncio.to_thread(service.up, **SECOND)
+            assert up.returncode == 0, up.stdout
+            await load.answered(10)
+
+    asyncio.run(run())
+    assert service.generations() == {service.state["active_generation"]} != {before}
+    assert ask(service, "second")["model"]
+
+
+def test_a_gateway_that_is_deleted_breaks_its_own_streams_and_nothing_else(service: InCluster) -> None:
+    first, *_ = service.namespace.get(CORE, "pods?labelSelector=app.kubernetes.io/component=gateway")["items"]
+    service.namespace.call("DELETE", CORE, f"pods/{first['metadata']['name']}?gracePeriodSeconds=0")
+    until(lambda: ask_or_none(service))
+    for _ in range(10):
+        assert ask(service)["path"] == "disaggregated"
+
+
+def ask_or_none(service: InCluster) -> dict[str, Any] | None:
+    try:
+        return ask(service)
+    except OSError:
+        return None
+
+
+def test_an_up_that_was_killed_is_finished_by_the_next(service: InCluster) -> None:
+    process = service.start("up", "--stack", STACK, "--yes", "--skip-preview", **THIRD)
+    until(lambda: len(service.generations()) == 2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert ask(service)["path"] == "disaggregated"
+    service.run("cancel", "--stack", STACK, "--yes")
+    up = service.up(**THIRD)
+    if up.returncode != 0:  # what was being made when it was killed is there, and Pulumi does not know it
+        assert "already exists" in up.stdout or "pending" in up.stdout, up.stdout
+        refreshed = service.run("refresh", "--stack", STACK, "--yes", **THIRD)
+        assert refreshed.returncode == 0, refreshed.stdout
+        up = service.up(**THIRD)
+    assert up.returncode == 0, up.stdout
+    assert ask(service, "third")["model"]
+
+
+def test_destroy_leaves_nothing(service: InCluster) -> None:
+    destroyed = service.run("destroy", "--stack", STACK, "--yes", "--skip-preview", **THIRD)
+    assert destroyed.returncode == 0, destroyed.stdout
+    for group, plural in ((CORE, "pods"), (CORE, "services"), (BATCH, "jobs"), ("apis/apps/v1", "deployments")):
+        until(lambda group=group, plural=plural: not service.namespace.get(group, plural)["items"])
+    left = [item["metadata"]["name"] for item in service.namespace.get(CORE, "configmaps")["items"]]
+    assert left == ["kube-root-ca.crt"]
