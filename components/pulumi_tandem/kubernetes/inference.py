@@ -112,6 +112,10 @@ def _provider(name: str, access: Access, parent: pulumi.Resource) -> k8s.Provide
         kubeconfig=access.kubeconfig,
         context=access.context,
         cluster_identifier=access.identifier,
+        # An `up` that was killed left objects that Pulumi does not know of: the next one takes them over. Their names
+        # hold the service's, and in most the generation.
+        upsert_existing_objects=True,
+        enable_patch_force=True,
         opts=pulumi.ResourceOptions(parent=parent),
     )
 

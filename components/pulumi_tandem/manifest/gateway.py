@@ -1,6 +1,5 @@
 """The front door's objects: the pods, how they are reached, and the two objects by which they agree."""
 
-import json
 import math
 from hashlib import sha256
 from typing import Any
@@ -25,11 +24,11 @@ def of_gateway(fleet: Fleet, scope: Scope, setting: Setting) -> list[Child]:
     config = Head(api="v1", kind="ConfigMap", name=f"{scope.of('gateway')}-{_digest(spec)}", labels=labels)
     state = Head(api="v1", kind="ConfigMap", name=scope.of("state"), labels=labels)
     lease = Head(api="coordination.k8s.io/v1", kind="Lease", name=scope.of("gateway"), labels=labels)
-    empty = json.dumps({"contract": fleet.gateway.contract, "service": fleet.service})
     children = [
         Child(key="gateway-spec", manifest=config.manifest(scope, data={"gateway.json": spec})),
-        # The prover writes which generation serves, the gateways' leader which worker takes which phase.
-        Child(key="state", manifest=state.manifest(scope, data={"service.json": empty}), ignored=("data",)),
+        # The prover writes which generation serves, the gateways' leader which worker takes which phase. It is created
+        # without data, so that whoever creates it again takes nothing away.
+        Child(key="state", manifest=state.manifest(scope), ignored=("data",)),
         Child(key="gateway-lease", manifest=lease.manifest(scope, spec={}), ignored=("spec",)),
         Child(key="gateway-service", manifest=_service(scope, labels, setting.gateway)),
         Child(

@@ -16,8 +16,6 @@ from pulumi_tandem.resolve import Resolved
 
 PROOF_S = 900.0
 """For the requests themselves, and for every gateway to report the new generation."""
-EXIT_REFUSED = 1
-"""The generation must not serve: asking again would give the same answer, so the Job is not repeated."""
 
 
 class Workload(BaseModel):
@@ -67,7 +65,7 @@ def of_prover(
     config = Head(api="v1", kind="ConfigMap", name=name, labels=labels)
     total_s = resolved.grace.start_timeout_s + PROOF_S
     return [
-        Child(key="evidence", manifest=evidence.manifest(scope, data={}), ignored=("data",)),
+        Child(key="evidence", manifest=evidence.manifest(scope), ignored=("data",)),
         Child(key="proof-order", manifest=config.manifest(scope, data={"proof.json": order})),
         Child(
             key="proof",
@@ -127,16 +125,11 @@ def _job(scope: Scope, setting: Setting, name: str, labels: dict[str, str], tota
         **pull_secrets(setting),
     }
     spec = {
-        "backoffLimit": 3,
+        # One pod, one verdict: the provider fails at once on BackoffLimitExceeded, and on no other reason.
+        "backoffLimit": 0,
         "activeDeadlineSeconds": math.ceil(total_s),
         "podFailurePolicy": {
-            "rules": [
-                {
-                    "action": "FailJob",
-                    "onExitCodes": {"containerName": "prover", "operator": "In", "values": [EXIT_REFUSED]},
-                },
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-            ]
+            "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
         },
         "template": {"metadata": {"labels": labels}, "spec": pod},
     }

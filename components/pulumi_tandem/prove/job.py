@@ -1,8 +1,8 @@
 """The prover as a Job of the cluster: `python -m pulumi_tandem.prove.job --order FILE`.
 
 It asks for this generation's workers, waits for them, proves, gives the generation the traffic, and leaves its
-evidence in a ConfigMap. Exit codes: 0 proved and serving; 1 refused, the reason is the last line; others: the cluster
-did not let it finish, and the Job tries again.
+evidence in a ConfigMap. Exit codes: 0 proved and serving; 1 refused; 75 the cluster did not let it finish. The last
+line says why; the next update proves anew.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from typing import Any
 import aiohttp
 
 from pulumi_tandem.manifest.naming import HTTP_PORT, PREFIX
-from pulumi_tandem.manifest.prover import EXIT_REFUSED, ProofOrder, Workload
+from pulumi_tandem.manifest.prover import ProofOrder, Workload
 from pulumi_tandem.prove.evidence import Evidence
 from pulumi_tandem.prove.plan import Candidate
 from pulumi_tandem.prove.run import Door, ProofFailedError, Subject, prove
 from tandem_worker.apiserver import ApiError, ApiServer, Conflict
 from tandem_worker.contract import ServiceState
 
-EXIT_AGAIN = 75
+EXIT_REFUSED, EXIT_AGAIN = 1, 75
 """EX_TEMPFAIL: the API server or a gateway did not answer."""
 POLL_S = 0.5
 REPORT_TIMEOUT_S = 60.0

@@ -49,7 +49,7 @@ class ClusterSource:
     @property
     def state(self) -> ServiceState | None:
         """The service's state as last read; None before, or when it cannot be understood."""
-        text = next((item.get("data", {}).get("service.json") for item in self._states.values()), None)
+        text = next(((item.get("data") or {}).get("service.json") for item in self._states.values()), None)
         if text is None:
             return None
         try:
