@@ -12,7 +12,7 @@ TANDEM = tools/run python -m pulumi_tandem.cli
 .PHONY: help up down status test check fix bench images cluster cluster-down clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: ## set this machine up, create or update the stack, prove that KV moves, print the evidence
 	@$(BOOTSTRAP)

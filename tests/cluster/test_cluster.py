@@ -91,9 +91,13 @@ def test_a_group_lives_and_dies_together(place: Namespace) -> None:
         found = place.get(CORE, "pods?labelSelector=app=group")["items"]
         return {one["metadata"]["name"]: one["metadata"]["uid"] for one in found if is_ready(one)}
 
-    before = until(lambda: found if len(found := members()) == 2 else None)
+    def both(other_than: str = "") -> dict[str, str]:
+        found = members()
+        return found if len(found) == 2 and found["group-0"] != other_than else {}
+
+    before = until(both)
     assert sorted(before) == ["group-0", "group-0-1"]
     place.delete(CORE, "pods/group-0-1")
-    after = until(lambda: found if len(found := members()) == 2 and found["group-0"] != before["group-0"] else None)
+    after = until(lambda: both(other_than=before["group-0"]))
     assert set(after.values()).isdisjoint(before.values())
     assert place.get(APPS, "statefulsets")["items"]

@@ -141,7 +141,7 @@ def complaint(words: list[str]) -> str:
         case ["tools/run", *rest]:
             found = complaint(rest)
         case ["make", *targets]:
-            known = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+            known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
             found = next((target for target in targets if "=" not in target and target not in known), "")
         case ["tandem", name, *rest]:
             found = about_tandem(name, rest)

@@ -2,6 +2,7 @@
 
 import json
 import socket
+from typing import Any
 
 from cluster.api import Api
 from cluster.keys import authority
@@ -59,7 +60,7 @@ def _listens() -> bool:
         return False
 
 
-def _mutating(site: Site) -> dict:
+def _mutating(site: Site) -> dict[str, Any]:
     hooks = [
         _hook(site, "mleaderworkerset", f"/mutate-{_dashed(_LWS)}-v1-leaderworkerset", _LWS, "leaderworkersets"),
         _hook(site, "mpod", "/mutate--v1-pod", "", "pods", operations=("CREATE",)),
@@ -67,7 +68,7 @@ def _mutating(site: Site) -> dict:
     return _configuration("Mutating", "lws-mutating", hooks)
 
 
-def _validating(site: Site) -> dict:
+def _validating(site: Site) -> dict[str, Any]:
     hooks = [
         _hook(site, "vleaderworkerset", f"/validate-{_dashed(_LWS)}-v1-leaderworkerset", _LWS, "leaderworkersets"),
         _hook(site, "vpod", "/validate--v1-pod", "", "pods"),
@@ -82,7 +83,7 @@ def _dashed(group: str) -> str:
 
 def _hook(
     site: Site, name: str, path: str, group: str, resource: str, operations: tuple[str, ...] = ("CREATE", "UPDATE")
-) -> dict:
+) -> dict[str, Any]:
     """Source: config/webhook/manifests.yaml of LeaderWorkerSet 0.9."""
     rule = {"apiGroups": [group], "apiVersions": ["v1"], "operations": list(operations), "resources": [resource]}
     return {
@@ -96,7 +97,7 @@ def _hook(
     }
 
 
-def _configuration(kind: str, name: str, hooks: list[dict]) -> dict:
+def _configuration(kind: str, name: str, hooks: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": f"{kind}WebhookConfiguration",

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from steps.frame import Failure
 
@@ -79,7 +80,7 @@ class Processes:
                 raise Failure(f"{what}: {why}\n{self._tail(name)}\n  the whole log is {self.logs / name}")
             time.sleep(POLL_S)
 
-    def _record(self, name: str) -> dict | None:
+    def _record(self, name: str) -> dict[str, Any] | None:
         try:
             return json.loads((self.records / f"{name}.json").read_text())
         except (FileNotFoundError, json.JSONDecodeError):

@@ -5,12 +5,13 @@ Needs `pip install 'pulumi-tandem[kubernetes]'`; the component is imported when 
 
 from typing import TYPE_CHECKING
 
-from pulumi_tandem.manifest import Claim, Download, Gateway, HostPath, Images, ImageVolume, Route
+from pulumi_tandem.manifest import MODEL_DIR, Claim, Download, Gateway, HostPath, Images, ImageVolume, Route
 
 if TYPE_CHECKING:
     from pulumi_tandem.kubernetes.inference import Access, Inference, InferenceArgs
 
 __all__ = [
+    "MODEL_DIR",
     "Access",
     "Claim",
     "Download",

@@ -17,6 +17,7 @@ from pulumi_tandem.manifest.network import of_network
 from pulumi_tandem.manifest.prover import ProofOrder, Workload, of_prover
 from pulumi_tandem.manifest.scaling import of_scaling
 from pulumi_tandem.manifest.setting import (
+    MODEL_DIR,
     Claim,
     Download,
     Gateway,
@@ -33,6 +34,7 @@ from pulumi_tandem.manifest.workers import of_pool
 from pulumi_tandem.resolve import Resolved
 
 __all__ = [
+    "MODEL_DIR",
     "Child",
     "Claim",
     "Download",

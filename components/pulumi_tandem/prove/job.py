@@ -142,16 +142,18 @@ class Prover:
         """Address and agent port of every worker."""
         wanted = {"service": self.order.service, **labels}
         selector = ",".join(f"{PREFIX}{key}={value}" for key, value in wanted.items())
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{self.api.namespace}/endpointslices?labelSelector={selector}"
-        slices = (await self.api.get(path))["items"]
         return [
             (endpoint["addresses"][0], port["port"])
-            for one in slices
-            for port in one.get("ports") or []
+            for one in await self._slices(selector)
+            for port in _listed(one, "ports")
             if port.get("name") == "agent"
-            for endpoint in one.get("endpoints") or []
+            for endpoint in _listed(one, "endpoints")
             if not endpoint.get("conditions", {}).get("terminating")
         ]
+
+    async def _slices(self, selector: str) -> list[dict[str, Any]]:
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{self.api.namespace}/endpointslices?labelSelector={selector}"
+        return (await self.api.get(path))["items"]
 
     async def _prove(self, candidates: tuple[Candidate, ...]) -> Evidence:
         order = self.order
@@ -206,11 +208,10 @@ class Prover:
 
     async def _gateways(self) -> list[str]:
         selector = f"{PREFIX}service={self.order.service},app.kubernetes.io/component=gateway"
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{self.api.namespace}/endpointslices?labelSelector={selector}"
         return [
             endpoint["addresses"][0]
-            for one in (await self.api.get(path))["items"]
-            for endpoint in one.get("endpoints") or []
+            for one in await self._slices(selector)
+            for endpoint in _listed(one, "endpoints")
             if endpoint.get("conditions", {}).get("ready")
         ]
 
@@ -255,8 +256,14 @@ def activated(state: ServiceState, generation: str) -> ServiceState:
 
 
 def _read_state(configmap: Any, service: str) -> ServiceState:  # noqa: ANN401 - JSON
-    text: str | None = (configmap.get("data") or {}).get("service.json")
+    data: dict[str, str] = configmap.get("data") or {}
+    text = data.get("service.json")
     return ServiceState.model_validate_json(text) if text else ServiceState(service=service)
+
+
+def _listed(one: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """A list of an object's, which is null where it is empty."""
+    return one.get(key) or []
 
 
 async def _identity(session: aiohttp.ClientSession, address: tuple[str, int]) -> Candidate | None:

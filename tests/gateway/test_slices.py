@@ -1,0 +1,79 @@
+"""From endpoint slices and agents' answers to the fleet, and which generation serves."""
+
+import hashlib
+from typing import Any
+
+from tandem_worker.contract import ServiceState, WorkerRecord
+from tandem_worker.gateway.keys import Keys
+from tandem_worker.gateway.slices import Address, Identity, addresses, ready_count, records, serving_generation
+
+WHO = Identity(
+    name="chat-decode-a-1",
+    service="chat",
+    pool="decode",
+    phase="decode",
+    phases=("prefill", "decode"),
+    dialect="vllm-nixl-pull",
+    generation="a",
+    pair_key="k",
+)
+
+
+def piece(*endpoints: dict[str, Any], **ports: int) -> dict[str, Any]:
+    named = [{"name": name, "port": port} for name, port in ports.items()]
+    return {"ports": named, "endpoints": list(endpoints)}
+
+
+def endpoint(host: str, uid: str, **conditions: bool) -> dict[str, Any]:
+    return {"addresses": [host], "targetRef": {"uid": uid}, "conditions": conditions}
+
+
+def test_a_worker_is_known_by_address_and_pod_and_leaves_by_draining() -> None:
+    found = addresses(
+        [piece(endpoint("10.0.0.1", "p"), endpoint("10.0.0.2", "q", terminating=True), http=80, agent=81)]
+    )
+    assert found == {Address("10.0.0.1", 80, 81, "p"): False, Address("10.0.0.2", 80, 81, "q"): True}
+    known = {address: WHO for address in found}
+    assert [worker.draining for worker in records(found, known, "chat")] == [False, True]
+
+
+def test_an_address_that_another_pod_has_now_is_nobody_until_it_says_who_it_is() -> None:
+    before, after = Address("10.0.0.1", 80, 81, "p"), Address("10.0.0.1", 80, 81, "other")
+    assert records({after: False}, {before: WHO}, "chat") == []
+
+
+def test_a_worker_of_another_service_is_not_ours() -> None:
+    here = Address("10.0.0.1", 80, 81, "p")
+    assert records({here: False}, {here: WHO}, "other") == []
+
+
+def test_slices_without_ports_or_endpoints_are_empty() -> None:
+    assert addresses([{"ports": None, "endpoints": None}, piece(http=80, agent=81)]) == {}
+
+
+def test_gateways_are_counted_once_each() -> None:
+    ready = endpoint("10.0.0.1", "p", ready=True)
+    assert ready_count([piece(ready), piece(ready, endpoint("10.0.0.2", "q", ready=False))]) == 1
+
+
+def worker(generation: str, *, draining: bool = False) -> WorkerRecord:
+    here = Address("10.0.0.1", 80, 81, "p")
+    (record,) = records({here: draining}, {here: WHO.model_copy(update={"generation": generation})}, "chat")
+    return record
+
+
+def test_the_newest_proved_generation_serves_when_the_active_one_is_gone() -> None:
+    state = ServiceState(service="chat", active_generation="c", proved=("a", "b", "c"))
+    assert serving_generation(state, [worker("c"), worker("b")]) == "c"
+    assert serving_generation(state, [worker("c", draining=True), worker("a"), worker("b")]) == "b"
+    assert serving_generation(state, [worker("never-proved")]) == "c"
+    assert serving_generation(None, [worker("a")]) is None
+
+
+def test_a_provers_token_opens_the_door_while_its_hash_is_known() -> None:
+    digests: list[str | None] = [hashlib.sha256(b"token").hexdigest()]
+    keys = Keys(proof_digest=lambda: digests[0])
+    assert keys.has_proof({"x-tandem-proof": "token"})
+    assert not keys.has_proof({"x-tandem-proof": "other"})
+    digests[0] = None
+    assert not keys.has_proof({"x-tandem-proof": "token"})
