@@ -33,7 +33,7 @@ def test_a_worker_is_known_by_address_and_pod_and_leaves_by_draining() -> None:
         [piece(endpoint("10.0.0.1", "p"), endpoint("10.0.0.2", "q", terminating=True), http=80, agent=81)]
     )
     assert found == {Address("10.0.0.1", 80, 81, "p"): False, Address("10.0.0.2", 80, 81, "q"): True}
-    known = {address: WHO for address in found}
+    known = dict.fromkeys(found, WHO)
     assert [worker.draining for worker in records(found, known, "chat")] == [False, True]
 
 

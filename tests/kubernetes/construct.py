@@ -1,0 +1,60 @@
+"""Constructs one service under Pulumi's mocks, which are the process's own, and prints what was registered as JSON.
+
+python -m tests.kubernetes.construct plain|access|wrong|transform
+"""
+
+import json
+import sys
+from typing import Any
+
+import pulumi
+import pulumi_tandem as tandem
+from pulumi_tandem import kubernetes
+from tests.builders import laptop_pair
+
+IMAGES = kubernetes.Images(worker="worker:1", gateway="gateway:1")
+WRONG = tandem.Pool(gpu="cpu", cpu_cores="1", block_tokens=64)
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {"namespace": pulumi.Output.from_input("llm")},
+    "access": {"cluster": kubernetes.Access(kubeconfig="/home/me/.kube/config", identifier="mine")},
+    "wrong": {"service": laptop_pair(decode=WRONG)},
+    "transform": {"transforms": {"decoder": dict}},
+}
+
+
+class Recorder(pulumi.runtime.Mocks):
+    """Remembers what is registered; a ConfigMap that is read has some evidence."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, dict[str, Any]]] = []
+
+    def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
+        self.seen.append((args.typ, args.name, args.inputs))
+        data = {"data": {"evidence.json": '{"generation": "g"}'}} if args.name.endswith("-read") else {}
+        return f"{args.name}-id", {**args.inputs, **data}
+
+    def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
+        raise AssertionError(args)
+
+
+def main(case: str) -> None:
+    recorder = Recorder()
+    pulumi.runtime.set_mocks(recorder, project="p", stack="s", preview=False)
+    told: dict[str, Any] = {"error": None, "outputs": None}
+
+    @pulumi.runtime.test
+    def program() -> pulumi.Output[None] | None:
+        args = kubernetes.InferenceArgs(**{"service": laptop_pair(), "images": IMAGES, **CASES[case]})
+        try:
+            made = kubernetes.Inference("chat", args)
+        except pulumi.RunError as error:
+            told["error"] = str(error)
+            return None
+        return pulumi.Output.all(made.evidence, made.url).apply(lambda outputs: told.update(outputs=outputs))
+
+    program()
+    sys.stdout.write(json.dumps({**told, "resources": recorder.seen}) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
