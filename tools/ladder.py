@@ -51,7 +51,7 @@ RUNGS = (
         budget_s=30 * 60,
         commands=((*PYTEST, "-m", "serving or faults", "tests/serving", "tests/faults"),),
     ),
-    Rung(name="cluster", budget_s=35 * 60, commands=((*PYTEST, "-m", "cluster", "tests/cluster"),)),
+    Rung(name="cluster", budget_s=35 * 60, commands=((*PYTEST, "-m", "cluster", "tests/cluster", "tests/standin"),)),
 )
 
 
