@@ -87,15 +87,27 @@ def test_going_back_takes_the_failed_generation_away(service: InCluster) -> None
     assert ask(service)["path"] == "disaggregated"
 
 
+def kill(namespace: Namespace, pod: str) -> None:
+    namespace.call("DELETE", CORE, f"pods/{pod}?gracePeriodSeconds=0")
+
+
+def evict(namespace: Namespace, pod: str) -> None:
+    """As `kubectl drain` does, within the disruption budget."""
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace.name}}
+    status, answer = namespace.call("POST", CORE, f"pods/{pod}/eviction", body)
+    assert status == 201, answer
+
+
 @pytest.mark.parametrize("side", ["prefill", "decode"])
-def test_a_worker_that_is_deleted_under_load_costs_no_request(
-    service: InCluster, expected: dict[str, Answer], side: str
+@pytest.mark.parametrize("end", [kill, evict], ids=["killed", "evicted"])
+def test_a_worker_that_ends_under_load_costs_no_request(
+    service: InCluster, expected: dict[str, Answer], end: Callable[[Namespace, str], None], side: str
 ) -> None:
     async def run() -> None:
         async with steady(service.url, expected) as load:
             await load.answered(5)
             (victim,) = service.workers(side)
-            await asyncio.to_thread(service.namespace.call, "DELETE", CORE, f"pods/{victim}?gracePeriodSeconds=0")
+            await asyncio.to_thread(end, service.namespace, victim)
             await load.answered(20)
             await asyncio.to_thread(until, lambda: set(service.workers(side)) - {victim})
             await load.answered(10)

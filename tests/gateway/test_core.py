@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tandem_worker.contract import Phase, WorkerRecord
 from tandem_worker.dialects import vllm
-from tandem_worker.gateway.admit import Admission, Queue
+from tandem_worker.gateway.admit import Admission, Queue, share
 from tandem_worker.gateway.backlog import Meter
 from tandem_worker.gateway.drain import Drain, Leaving
 from tandem_worker.gateway.errors import Refusal, error_body, error_event
@@ -77,6 +77,23 @@ def test_queue_keeps_its_bounds_and_its_order(running_max: int, waiting_max: int
         assert (queue.running, list(queue.waiting)) == (running, waiting)
         assert running <= running_max and len(waiting) <= waiting_max
         assert 1 <= queue.retry_after_s() <= 30
+
+
+@given(limit=st.integers(0, 1000), gateways=st.integers(1, 50))
+def test_gateways_share_a_limit_and_none_is_left_without_a_place(limit: int, gateways: int):
+    part = share(limit, gateways)
+    assert limit <= part * gateways < limit + gateways
+    assert (part > 0) == (limit > 0)
+
+
+def test_a_gateway_that_is_left_alone_lets_those_in_who_wait():
+    queue = Queue(share(2, 2), share(4, 2))
+    assert queue.arrive(1) is Admission.RUN
+    assert queue.arrive(2) is Admission.WAIT
+    assert queue.resize(2, 4) == [2]
+    assert queue.resize(1, 2) == []
+    assert queue.running == 2
+    assert queue.leave(1.0) == []
 
 
 def test_proof_takes_a_place_beyond_the_limit():

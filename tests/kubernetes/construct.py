@@ -1,6 +1,6 @@
 """Constructs one service under Pulumi's mocks, which are the process's own, and prints what was registered as JSON.
 
-python -m tests.kubernetes.construct plain|access|wrong|transform
+python -m tests.kubernetes.construct plain|access|wrong|scaled|transform
 """
 
 import json
@@ -14,10 +14,12 @@ from tests.builders import laptop_pair
 
 IMAGES = kubernetes.Images(worker="worker:1", gateway="gateway:1")
 WRONG = tandem.Pool(gpu="cpu", cpu_cores="1", block_tokens=64)
+SCALED = tandem.Pool(gpu="cpu", cpu_cores="1", autoscalers=(tandem.Autoscaler(workers_max=4),))
 CASES: dict[str, dict[str, Any]] = {
     "plain": {"namespace": pulumi.Output.from_input("llm")},
     "access": {"cluster": kubernetes.Access(kubeconfig="/home/me/.kube/config", identifier="mine")},
     "wrong": {"service": laptop_pair(decode=WRONG)},
+    "scaled": {"service": laptop_pair(decode=SCALED)},
     "transform": {"transforms": {"decoder": dict}},
 }
 

@@ -44,6 +44,12 @@ def test_a_wrong_declaration_registers_nothing() -> None:
     assert made["resources"] == []
 
 
+def test_an_autoscaler_that_would_stand_still_is_refused() -> None:
+    made = constructed("scaled")
+    assert "chat.decode.autoscalers.0" in made["error"]
+    assert made["resources"] == []
+
+
 def test_an_unknown_transform_is_one_message() -> None:
     made = constructed("transform")
     assert "'decoder'" in made["error"]

@@ -13,6 +13,12 @@ from steps.frame import Run
 
 PODS_GONE_TIMEOUT_S = 60.0
 ORDER = ("lws", "scheduler", "controllers", "proxy", "kubelet", "dns", "apiserver", "etcd", "containerd")
+CHAINS = {
+    "filter": (CHAIN, "KUBE-FIREWALL", "KUBE-KUBELET-CANARY"),
+    "nat": ("KUBE-KUBELET-CANARY",),
+    "mangle": ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"),
+}
+"""Ours, and those that the kubelet leaves; another kubelet of this machine would make its own again in a minute."""
 FORGOTTEN = ("etcd", "kubelet", "certs", "pod-logs", "addresses")
 """Folders that another start makes anew; what stays are keys, images and logs."""
 
@@ -76,9 +82,12 @@ def _rules(site: Site, run: Run) -> None:
     proxy = site.home / "bin" / "kube-proxy"
     if proxy.exists():
         run.attempt(proxy, "--cleanup", "--proxy-mode=iptables")
-    run.attempt("iptables", "-w", "-D", "INPUT", "-j", CHAIN)
-    run.attempt("iptables", "-w", "-F", CHAIN)
-    run.attempt("iptables", "-w", "-X", CHAIN)
+    for table, chains in CHAINS.items():
+        for chain in chains:
+            for builtin in ("INPUT", "OUTPUT"):
+                run.attempt("iptables", "-w", "-t", table, "-D", builtin, "-j", chain)
+            run.attempt("iptables", "-w", "-t", table, "-F", chain)
+            run.attempt("iptables", "-w", "-t", table, "-X", chain)
     run.attempt("ip", "link", "delete", BRIDGE)
     _control_groups(Path("/sys/fs/cgroup"))
 

@@ -12,6 +12,7 @@ from pulumi_tandem.accept import accept
 from pulumi_tandem.declare import Service
 from pulumi_tandem.finding import DeclarationError
 from pulumi_tandem.kubernetes.kinds import register
+from pulumi_tandem.kubernetes.refused import not_served
 from pulumi_tandem.lower import lower
 from pulumi_tandem.manifest import (
     Gateway,
@@ -90,6 +91,8 @@ class Inference(pulumi.ComponentResource):
 
 def _accepted(args: InferenceArgs) -> Manifests:
     (resolved,) = accept(args.service)
+    if refused := not_served(resolved):
+        raise pulumi.RunError(str(DeclarationError(refused)))
     gateway = pulumi.Output.concat("http://", resolved.name, "-gateway.", args.namespace, ".svc.cluster.local/scale")
     setting = Setting(
         images=args.images,

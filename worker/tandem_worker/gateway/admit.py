@@ -12,6 +12,14 @@ RETRY_AFTER_S_MAX = 30
 """Longest wait a turned-away client is told, so that it comes back while places free up."""
 
 
+def share(limit: int, gateways: int) -> int:
+    """This gateway's part of a service's limit, of which each of so many admits as much as any other.
+
+    Rounded up: together they may admit a few more, which the engines' own queues hold; none is left without a place.
+    """
+    return -(-limit // max(1, gateways))
+
+
 class Admission(Enum):
     """What becomes of an arriving request."""
 
@@ -47,6 +55,11 @@ class Queue:
         self.running -= 1
         assert self.running >= 0, "more requests left than had come"
         self.stay_s += 0.1 * (stayed_s - self.stay_s)
+        return self._admit()
+
+    def resize(self, running_max: int, waiting_max: int) -> list[int]:
+        """Other limits from now on; returns the waiting ones that run now. Nobody who runs or waits is turned away."""
+        self.running_max, self.waiting_max = running_max, waiting_max
         return self._admit()
 
     def give_up(self, request_id: int) -> bool:

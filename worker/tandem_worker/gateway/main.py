@@ -141,7 +141,7 @@ async def serve(
     watcher.refresh()
     server = Listener(gateway.handle)
     accepting = await loop.create_server(server, sock=listener, backlog=1024)
-    chores = [asyncio.create_task(watcher.run()), asyncio.create_task(_tick(gateway))]
+    chores = [asyncio.create_task(watcher.run()), asyncio.create_task(_tick(gateway, source))]
     if isinstance(source, ClusterSource):
         chores.append(asyncio.create_task(source.run(upstream)))
     log.info("serving %s on %s", spec.service, listener.getsockname())
@@ -160,7 +160,9 @@ async def serve(
     upstream.close()
 
 
-async def _tick(gateway: Gateway) -> None:
+async def _tick(gateway: Gateway, source: FolderSource | ClusterSource) -> None:
     while True:
         gateway.tick()
+        if isinstance(source, ClusterSource):
+            gateway.divide(source.gateways)
         await asyncio.sleep(TICK_S)

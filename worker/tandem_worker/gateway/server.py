@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import HttpVersion11, web
 
 from tandem_worker.contract import GatewaySpec
-from tandem_worker.gateway.admit import Admission, Queue
+from tandem_worker.gateway.admit import Admission, Queue, share
 from tandem_worker.gateway.errors import Refusal, error_body, invalid
 from tandem_worker.gateway.exchange import EVENT_STREAM, Serving, Shared
 from tandem_worker.gateway.handoff import Terms
@@ -400,8 +400,19 @@ class Gateway:
             # It was given a place at the same moment; the place goes to the next one.
             self._leave(0.0)
 
+    def divide(self, gateways: int) -> None:
+        """Admit this gateway's part of the service's limits, of so many gateways."""
+        running_max, waiting_max = (
+            share(limit, gateways) for limit in (self.spec.requests_running_max, self.spec.requests_waiting_max)
+        )
+        if (running_max, waiting_max) != (self.queue.running_max, self.queue.waiting_max):
+            self._let_in(self.queue.resize(running_max, waiting_max))
+
     def _leave(self, stayed_s: float) -> None:
-        for sequence in self.queue.leave(stayed_s):
+        self._let_in(self.queue.leave(stayed_s))
+
+    def _let_in(self, sequences: list[int]) -> None:
+        for sequence in sequences:
             place = self._admitted.get(sequence)
             if place is not None and not place.done():
                 place.set_result(None)

@@ -1,0 +1,78 @@
+"""Every object of every shape, GPUs and TensorRT-LLM too, judged by a real API server in a `restricted` namespace."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import pulumi_tandem as tandem
+from pulumi_tandem.manifest import HostPath, Images, Setting
+from tests.builders import llama_pair
+from tests.cluster.api import CORE, Api, Namespace
+from tests.manifest.test_manifests import SHAPES, made, pod_specs
+
+IMAGES = Images(worker="tandem.local/worker-fake:test", gateway="tandem.local/gateway:test")
+LLAMA = tandem.Model(name="Llama-3.3-70B-Instruct", path="/model")
+EVERY: dict[str, Callable[[], tandem.Service]] = {
+    **SHAPES,
+    "tensorrt-llm": lambda: llama_pair(
+        {"tensor_parallel": 4}, {"tensor_parallel": 4}, model=LLAMA, engine=tandem.TensorRtLlm(version="1.2.1")
+    ),
+}
+PLURALS = {"NetworkPolicy": "networkpolicies", "Ingress": "ingresses"}
+
+
+@pytest.fixture(scope="module")
+def restricted(namespace: Callable[..., Namespace]) -> Namespace:
+    return namespace("restricted")
+
+
+@pytest.mark.parametrize("shape", EVERY)
+def test_a_real_api_server_takes_every_object(shape: str, restricted: Namespace, api: Api) -> None:
+    of = made(EVERY[shape](), Setting(images=IMAGES, namespace=restricted.name))
+    refused: list[Any] = []
+    for child in of.children:
+        manifest = child.manifest
+        if manifest["apiVersion"].startswith("keda.sh/"):
+            continue  # the test cluster has no KEDA
+        group = manifest["apiVersion"] if "/" not in manifest["apiVersion"] else ""
+        path = f"api/{group}" if group else f"apis/{manifest['apiVersion']}"
+        plural = PLURALS.get(manifest["kind"], manifest["kind"].lower() + "s")
+        query = "?dryRun=All&fieldValidation=Strict"
+        status, answer = api.call("POST", f"{path}/namespaces/{restricted.name}/{plural}{query}", manifest)
+        if status != 201:
+            refused.append((child.key, answer))
+    assert refused == []
+
+
+@pytest.mark.parametrize("shape", EVERY)
+def test_pod_security_admits_every_pod(shape: str, restricted: Namespace) -> None:
+    """Of a workload it only warns; so the pods themselves are asked for."""
+    restricted_pods = pod_specs(made(EVERY[shape](), Setting(images=IMAGES, namespace=restricted.name)))
+    for key, template in restricted_pods.items():
+        status, answer = ask_for(restricted, template)
+        assert status == 201, f"{key}: {answer}"
+
+
+@pytest.mark.parametrize("asked", [{"capabilities": ("IPC_LOCK",)}, {"host_paths": ("/dev/infiniband",)}])
+def test_restricted_refuses_what_rdma_asks_for(asked: dict[str, Any], restricted: Namespace) -> None:
+    service = llama_pair({"pod": tandem.Pod(**asked)}, {"pod": tandem.Pod(**asked)})
+    pods = pod_specs(made(service, Setting(images=IMAGES, namespace=restricted.name)))
+    status, answer = ask_for(restricted, pods["prefill"])
+    assert status == 403
+    assert "violates PodSecurity" in answer["message"]
+
+
+def test_restricted_refuses_weights_of_the_machine(restricted: Namespace) -> None:
+    setting = Setting(images=IMAGES, namespace=restricted.name, weights=HostPath(path="/nvme"))
+    status, answer = ask_for(restricted, pod_specs(made(llama_pair(), setting))["decode"])
+    assert status == 403
+    assert "hostPath" in answer["message"]
+
+
+def ask_for(namespace: Namespace, template: dict[str, Any]) -> tuple[int, Any]:
+    """What becomes of a pod of this template; its service account need not be there."""
+    spec = {key: value for key, value in template["spec"].items() if key != "serviceAccountName"}
+    spec.setdefault("restartPolicy", "Always")
+    pod = {"metadata": {"generateName": "asked-", "labels": template["metadata"]["labels"]}, "spec": spec}
+    return namespace.call("POST", CORE, "pods?dryRun=All", pod)
