@@ -26,6 +26,8 @@ PACKAGES = {
     "gcc": ("gcc", "it compiles the pause program"),
 }
 """Program to the package that has it, and why."""
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21}
+"""What networks, mounts and namespaces of pods take; numbers of linux/capability.h."""
 CNI_BIN = Path("/usr/lib/cni")
 PAUSE = "tandem.local/pause:test"
 VERSION_PACKAGE = "k8s.io/component-base/version"
@@ -71,9 +73,17 @@ def unable() -> str | None:
         return "containers need Linux"
     if os.geteuid() != 0:
         return "a node needs root"
+    if missing := [name for name, bit in CAPABILITIES.items() if not _capabilities() >> bit & 1]:
+        return f"root here lacks {' and '.join(missing)}, as in a container"
     if not Path("/sys/fs/cgroup").is_dir() or not os.access("/sys/fs/cgroup", os.W_OK):
         return "this machine's control groups cannot be written"
     return None
+
+
+def _capabilities() -> int:
+    """Of this process, as a set of bits."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1], 16) if found else 0
 
 
 def packages(run: Run) -> None:
