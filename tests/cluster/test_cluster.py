@@ -97,7 +97,7 @@ def test_a_group_lives_and_dies_together(place: Namespace) -> None:
 
     before = until(both)
     assert sorted(before) == ["group-0", "group-0-1"]
-    place.delete(CORE, "pods/group-0-1")
+    place.delete(CORE, "pods/group-0")
     after = until(lambda: both(other_than=before["group-0"]))
     assert set(after.values()).isdisjoint(before.values())
     assert place.get(APPS, "statefulsets")["items"]

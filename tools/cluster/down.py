@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster.api import Api, Refused
 from cluster.node import CHAIN
-from cluster.place import BRIDGE, NODE, Site
+from cluster.place import BRIDGE, NODE, RUN, Site
 from cluster.processes import Processes
 from steps.frame import Run
 
@@ -73,7 +73,7 @@ def _end_containers(site: Site, run: Run) -> None:
 
 def _unmount(site: Site, run: Run) -> None:
     mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    ours = [path for path in mounted if path.startswith((f"{site.home}/", "/run/tandem-containerd/"))]
+    ours = [path for path in mounted if path.startswith((f"{site.home}/", f"{RUN}/"))]
     for path in sorted(ours, reverse=True):
         run.attempt("umount", "-l", path)
 

@@ -15,6 +15,7 @@ from cluster.place import (
     KUBELET_PORT,
     NODE,
     POD_RANGE,
+    RUN,
     WEBHOOK_PORT,
     Site,
 )
@@ -97,7 +98,7 @@ def _containerd(site: Site, processes: Processes, run: Run) -> None:
     toml = f"""\
 version = 2
 root = "{site.home}/containerd"
-state = "/run/tandem-containerd"
+state = "{RUN}"
 [grpc]
   address = "{site.socket}"
 [plugins."io.containerd.grpc.v1.cri"]

@@ -19,6 +19,8 @@ ETCD_PORT = 12379
 KUBELET_PORT = 10250
 WEBHOOK_PORT = 9443
 GPUS = 8
+RUN = Path("/run/tandem-containerd")
+"""What containerd keeps while it runs."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Site:
 
     @property
     def socket(self) -> Path:
-        """Of containerd."""
-        return self.home / "containerd.sock"
+        """Of containerd; a socket's path may have 107 bytes, and a cache may lie deep."""
+        return RUN / "containerd.sock"
 
     @property
     def ctr(self) -> tuple[str, ...]:
