@@ -11,6 +11,7 @@ from typing import Any
 
 from pulumi_tandem.declare import Speculation, TensorRtLlm
 from pulumi_tandem.declare.model import GIB
+from pulumi_tandem.lower.draft import EFA_ENV, UCX_TLS_GPU, draft
 from pulumi_tandem.resolve import Resolved, ResolvedPool
 from tandem_worker.contract import Port, WorkerSpec
 
@@ -20,44 +21,22 @@ CONFIG = "config.yaml"
 PERF_METRICS_REQUESTS = 4096
 """Requests whose timings the server keeps until the agent asks, every two seconds."""
 
-_UCX_TLS = {
-    "tcp": "tcp,cuda_copy",
-    "shm": "sm,tcp,cuda_copy",
-    "cuda_ipc": "cuda_ipc,cuda_copy,tcp",
-    "rdma": "rc,cuda_copy,cuda_ipc,tcp",
-}
-
 
 def worker(resolved: Resolved, pool: ResolvedPool) -> WorkerSpec:
     """The worker of one pool, without its hashes."""
     ports = (Port(name="http"), Port(name="agent"))
     if resolved.disaggregated:
         ports += (Port(name="transfer", count=TRANSFER_PORTS),)
-    return WorkerSpec(
-        service=resolved.name,
-        pool=pool.name,
-        phase=pool.phase,
-        phases=pool.phases,
+    return draft(
+        resolved,
+        pool,
         dialect="trtllm-disagg",
         engine=f"tensorrt-llm {pool.engine.version}",
-        generation="",
-        pair_key="",
         argv=_argv(pool),
         env=_env(resolved, pool),
         files={CONFIG: json.dumps(_config(resolved, pool), indent=2, sort_keys=True) + "\n"},
         ports=ports,
-        model_path=pool.model_path,
-        served_names=resolved.served_names,
         factors=_factors(resolved, pool),
-        gpus=pool.gpus_per_worker,
-        gpu_memory_gib=pool.gpu.memory_gib,
-        memory_gib=pool.host_memory_gib,
-        kv_transport=resolved.transfer.transport,
-        kv_gb_per_s_min=resolved.transfer.kv_gb_per_s_min,
-        start_timeout_s=resolved.grace.start_timeout_s,
-        settle_s=resolved.grace.settle_s,
-        drain_timeout_s=resolved.grace.drain_timeout_s,
-        stop_timeout_s=resolved.grace.stop_timeout_s,
     )
 
 
@@ -154,14 +133,10 @@ def _transfer_env(resolved: Resolved) -> dict[str, str]:
     transfer = resolved.transfer
     if transfer.transport == "efa":
         # The image has to bring NIXL's LIBFABRIC plugin: NVIDIA's own has none (TensorRT-LLM PR#17208).
-        return {
-            "TRTLLM_NIXL_KVCACHE_BACKEND": "LIBFABRIC",
-            "FI_PROVIDER": "efa",
-            "FI_EFA_USE_DEVICE_RDMA": "1",
-        }
+        return {"TRTLLM_NIXL_KVCACHE_BACKEND": "LIBFABRIC", **EFA_ENV}
     env = {
         "TRTLLM_NIXL_KVCACHE_BACKEND": "UCX",
-        "UCX_TLS": _UCX_TLS[transfer.transport],
+        "UCX_TLS": UCX_TLS_GPU[transfer.transport],
         "UCX_TCP_PORT_RANGE": "$(TANDEM_PORT_TRANSFER)-$(TANDEM_PORT_TRANSFER_LAST)",
     }
     if transfer.net_devices is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pulumi_tandem.declare import Speculation, Vllm
 from pulumi_tandem.declare.model import GIB
+from pulumi_tandem.lower.draft import EFA_ENV, UCX_TLS_GPU, draft
 from pulumi_tandem.resolve import Resolved, ResolvedPool
 from tandem_worker.contract import Port, WorkerSpec
 
@@ -17,13 +18,6 @@ TRANSFER_PORTS = 16
 """Listening ports for UCX of one worker: one per transfer thread and rank, with room to reconnect."""
 
 _UCX_TLS_CPU = {"tcp": "tcp,self", "shm": "tcp,sm,self"}
-_UCX_TLS_GPU = {
-    "tcp": "tcp,cuda_copy",
-    "shm": "sm,tcp,cuda_copy",
-    "cuda_ipc": "cuda_ipc,cuda_copy,tcp",
-    "rdma": "rc,cuda_copy,cuda_ipc,tcp",
-}
-_EFA_ENV = {"FI_PROVIDER": "efa", "FI_EFA_USE_DEVICE_RDMA": "1"}
 
 
 def worker(resolved: Resolved, pool: ResolvedPool) -> WorkerSpec:
@@ -35,33 +29,18 @@ def worker(resolved: Resolved, pool: ResolvedPool) -> WorkerSpec:
         # A rank's side channel is as many ports after the first as its number among all (data_parallel_index).
         ports += (Port(name="side_channel", count=pool.data_parallel),)
         ports += (Port(name="transfer", count=TRANSFER_PORTS * ranks_per_node(pool)),)
-    return WorkerSpec(
-        service=resolved.name,
-        pool=pool.name,
-        phase=pool.phase,
-        phases=pool.phases,
+    return draft(
+        resolved,
+        pool,
         dialect="vllm-nixl-pull",
         engine=f"vllm {pool.engine.version}",
-        generation="",
-        pair_key="",
         argv=_argv(resolved, pool),
         nodes=pool.nodes_per_worker,
         ranks_per_node=ranks_per_node(pool),
         follower_argv=_argv(resolved, pool, follower=True) if pool.nodes_per_worker > 1 else (),
         env=_env(resolved, pool),
         ports=ports,
-        model_path=pool.model_path,
-        served_names=resolved.served_names,
         factors=_factors(resolved, pool),
-        gpus=pool.gpus_per_worker,
-        gpu_memory_gib=pool.gpu.memory_gib,
-        memory_gib=pool.host_memory_gib,
-        kv_transport=resolved.transfer.transport,
-        kv_gb_per_s_min=resolved.transfer.kv_gb_per_s_min,
-        start_timeout_s=resolved.grace.start_timeout_s,
-        settle_s=resolved.grace.settle_s,
-        drain_timeout_s=resolved.grace.drain_timeout_s,
-        stop_timeout_s=resolved.grace.stop_timeout_s,
     )
 
 
@@ -213,8 +192,8 @@ def _transfer_env(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
     if resolved.progress_delay_us is not None:
         env["TANDEM_NIXL_PROGRESS_DELAY_US"] = str(resolved.progress_delay_us)
     if transfer.transport == "efa":
-        return env | _EFA_ENV
-    env["UCX_TLS"] = (_UCX_TLS_CPU if pool.on_cpu else _UCX_TLS_GPU)[transfer.transport]
+        return env | EFA_ENV
+    env["UCX_TLS"] = (_UCX_TLS_CPU if pool.on_cpu else UCX_TLS_GPU)[transfer.transport]
     env["UCX_TCP_PORT_RANGE"] = "$(TANDEM_PORT_TRANSFER)-$(TANDEM_PORT_TRANSFER_LAST)"
     if transfer.net_devices is not None:
         env["UCX_NET_DEVICES"] = transfer.net_devices
