@@ -37,14 +37,18 @@ class Rule:
     def findings(self, resolved: Resolved) -> Iterator[Finding]:
         """The breaches of this rule in one service."""
         for breach in self.judge(resolved) if self.judge else ():
-            yield Finding(
-                code=self.code,
-                severity=self.severity,
-                path=f"{resolved.name}.{breach.path}" if breach.path else resolved.name,
-                message=breach.message,
-                fix=breach.fix,
-                source=self.source,
-            )
+            yield self.finding(resolved, breach)
+
+    def finding(self, resolved: Resolved, breach: Breach, *, source: str | None = None) -> Finding:
+        """One breach of it in a service; `source`: who holds the rule there, when it is not the rule's own."""
+        return Finding(
+            code=self.code,
+            severity=self.severity,
+            path=f"{resolved.name}.{breach.path}" if breach.path else resolved.name,
+            message=breach.message,
+            fix=breach.fix,
+            source=source or self.source,
+        )
 
 
 REGISTERED: dict[str, Rule] = {}

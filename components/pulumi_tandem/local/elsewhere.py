@@ -1,5 +1,6 @@
 """What a service declares that processes on one machine cannot be or do."""
 
+from pulumi_tandem.check.registry import Breach
 from pulumi_tandem.declare import Pod
 from pulumi_tandem.finding import Finding
 from pulumi_tandem.lower.refused import RULE
@@ -19,12 +20,13 @@ def cluster_only(resolved: Resolved) -> tuple[Finding, ...]:
         asked[f"{pool.name}.pod"] = pool.pod != Pod()
         asked[f"{pool.name}.autoscalers"] = bool(pool.autoscalers)
     return tuple(
-        Finding(
-            code=RULE.code,
-            severity=RULE.severity,
-            path=f"{resolved.name}.{path}",
-            message=f"{path.rpartition('.')[2]} is for Kubernetes; on this machine it would do nothing",
-            fix=f"drop {path} from the service that runs here",
+        RULE.finding(
+            resolved,
+            Breach(
+                path=path,
+                message=f"{path.rpartition('.')[2]} is for Kubernetes; on this machine it would do nothing",
+                fix=f"drop {path} from the service that runs here",
+            ),
             source="pulumi_tandem.local",
         )
         for path, is_declared in asked.items()

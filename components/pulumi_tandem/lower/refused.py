@@ -13,13 +13,13 @@ RULE = RULES["TND0006"]
 def not_deployed(resolved: Resolved) -> tuple[Finding, ...]:
     """Every part of a service that lowering has no processes for."""
     return tuple(
-        Finding(
-            code=RULE.code,
-            severity=RULE.severity,
-            path=f"{resolved.name}.{pool.name}.{breach.path}",
-            message=f"{breach.message}, which this version of Tandem checks and does not deploy",
-            fix=breach.fix,
-            source=RULE.source,
+        RULE.finding(
+            resolved,
+            Breach(
+                path=f"{pool.name}.{breach.path}",
+                message=f"{breach.message}, which this version of Tandem checks and does not deploy",
+                fix=breach.fix,
+            ),
         )
         for pool in resolved.pools
         for breach in _breaches(resolved, pool)
