@@ -82,8 +82,7 @@ class Inference(pulumi.ComponentResource):
         for child in made.children:
             after = [self.resources[key] for key in child.after]
             self.resources |= {child.key: register(name, child, own, after)}
-        service = args.service.name
-        self.url = pulumi.Output.concat("http://", service, "-gateway.", args.namespace, ".svc")
+        self.url = _url(args)
         self.generation = pulumi.Output.from_input(made.generation)
         self.evidence = _evidence(name, made, args.namespace, own, self.resources["proof"])
         self.register_outputs({"url": self.url, "generation": self.generation, "evidence": self.evidence})
@@ -93,18 +92,21 @@ def _accepted(args: InferenceArgs) -> Manifests:
     (resolved,) = accept(args.service)
     if refused := not_served(resolved):
         raise pulumi.RunError(str(DeclarationError(refused)))
-    gateway = pulumi.Output.concat("http://", resolved.name, "-gateway.", args.namespace, ".svc.cluster.local/scale")
     setting = Setting(
         images=args.images,
         namespace=args.namespace,
         gateway=args.gateway,
         weights=args.weights,
-        scale_url=gateway,
+        scale_url=pulumi.Output.concat(_url(args), ".cluster.local/scale"),
     )
     try:
         return manifests(resolved, lower(resolved), setting, args.transforms)
     except (DeclarationError, UnknownChild) as error:
         raise pulumi.RunError(str(error)) from None
+
+
+def _url(args: InferenceArgs) -> pulumi.Output[str]:
+    return pulumi.Output.concat("http://", args.service.name, "-gateway.", args.namespace, ".svc")
 
 
 def _provider(name: str, access: Access, parent: pulumi.Resource) -> k8s.Provider | None:

@@ -1,7 +1,7 @@
 """Turns a lowered service into the objects of a Kubernetes cluster, as plain JSON.
 
 Input: `Resolved`, its `Fleet`, and a `Setting`. Output: `Manifests`. Nothing here is an engine's, and nothing is
-Pulumi's: `tandem render` prints what the component creates.
+Pulumi's: the component registers what is made here, object by object.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 
 from pulumi_tandem.finding import nearest
-from pulumi_tandem.lower import Fleet, LoweredPool, seal
+from pulumi_tandem.lower import Fleet, seal
 from pulumi_tandem.manifest.access import evidence_name, of_access
 from pulumi_tandem.manifest.gateway import of_gateway
 from pulumi_tandem.manifest.naming import Child, Manifest, Scope
@@ -29,7 +29,7 @@ from pulumi_tandem.manifest.setting import (
     Weights,
 )
 from pulumi_tandem.manifest.weights import of_weights
-from pulumi_tandem.manifest.worker_pod import digestible, parts_of
+from pulumi_tandem.manifest.worker_pod import Part, digestible, key_of, parts_of
 from pulumi_tandem.manifest.workers import of_pool
 from pulumi_tandem.resolve import Resolved
 
@@ -100,7 +100,7 @@ def manifests(
     around = [digestible(_template(child)) for child in _transformed(draft, given) if _template(child) is not None]
     fleet = seal(fleet, around)
     scope = _scope(fleet, setting)
-    workloads = [_workload(resolved, pools, scope) for pools in _pods(resolved, fleet)]
+    workloads = [_workload(parts, scope) for parts in _pods(resolved, fleet)]
     children = [
         *of_access(fleet, scope),
         *of_network(resolved, scope),
@@ -134,11 +134,7 @@ def _template(child: Child) -> object:
 
 def _of_pools(resolved: Resolved, fleet: Fleet, setting: Setting) -> list[Child]:
     scope = _scope(fleet, setting)
-    return [
-        child
-        for pools in _pods(resolved, fleet)
-        for child in of_pool(resolved, parts_of(resolved, pools), fleet, scope, setting)
-    ]
+    return [child for parts in _pods(resolved, fleet) for child in of_pool(resolved, parts, scope, setting)]
 
 
 def _scope(fleet: Fleet, setting: Setting) -> Scope:
@@ -147,21 +143,20 @@ def _scope(fleet: Fleet, setting: Setting) -> Scope:
     )
 
 
-def _pods(resolved: Resolved, fleet: Fleet) -> list[tuple[LoweredPool, ...]]:
-    """Which pools share a pod."""
+def _pods(resolved: Resolved, fleet: Fleet) -> list[tuple[Part, ...]]:
+    """The containers of each pod: one of each pool, or both of a pair's."""
     if resolved.paired_pods and len(fleet.pools) > 1:
-        return [fleet.pools]
-    return [(pool,) for pool in fleet.pools]
+        return [parts_of(resolved, fleet.pools)]
+    return [parts_of(resolved, (pool,)) for pool in fleet.pools]
 
 
-def _workload(resolved: Resolved, pools: Sequence[LoweredPool], scope: Scope) -> Workload:
-    pool = resolved.pool(pools[0].name)
-    key = "pair" if len(pools) > 1 else pool.name
+def _workload(parts: Sequence[Part], scope: Scope) -> Workload:
+    pool, key = parts[0].pool, key_of(parts)
     return Workload(
         kind="LeaderWorkerSet" if pool.nodes_per_worker > 1 else "Deployment",
         name=scope.generated(key),
         pool=key,
-        workers=pools[0].workers,
+        workers=parts[0].lowered.workers,
         autoscaled=bool(pool.autoscalers),
     )
 

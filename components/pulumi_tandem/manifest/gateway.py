@@ -1,12 +1,11 @@
 """The front door's objects: the pods, how they are reached, and the two objects by which they agree."""
 
 import math
-from hashlib import sha256
 from typing import Any
 
 from pulumi_tandem.lower import Fleet
-from pulumi_tandem.manifest.hardened import container_security, pod_security, pull_secrets, scratch
-from pulumi_tandem.manifest.naming import HTTP_PORT, SPEC_DIR, Child, Head, Scope
+from pulumi_tandem.manifest.hardened import HOME, TMP_MOUNT, container_security, pod_security, pull_secrets, tmp
+from pulumi_tandem.manifest.naming import HTTP_PORT, SPEC_DIR, Child, Head, Scope, digest
 from pulumi_tandem.manifest.setting import Gateway, Route, Setting
 
 KEYS_DIR = "/etc/tandem-keys"
@@ -21,7 +20,7 @@ def of_gateway(fleet: Fleet, scope: Scope, setting: Setting) -> list[Child]:
     """Every object of the front door; all generations share them."""
     labels = scope.labels("gateway")
     spec = fleet.gateway.model_dump_json()
-    config = Head(api="v1", kind="ConfigMap", name=f"{scope.of('gateway')}-{_digest(spec)}", labels=labels)
+    config = Head(api="v1", kind="ConfigMap", name=f"{scope.of('gateway')}-{digest(spec)}", labels=labels)
     state = Head(api="v1", kind="ConfigMap", name=scope.of("state"), labels=labels)
     lease = Head(api="coordination.k8s.io/v1", kind="Lease", name=scope.of("gateway"), labels=labels)
     children = [
@@ -35,19 +34,15 @@ def of_gateway(fleet: Fleet, scope: Scope, setting: Setting) -> list[Child]:
             key="gateway",
             manifest=_deployment(fleet, scope, setting, config.name),
             after=("gateway-spec", "state", "gateway-lease", "gateway-account", "gateway-role", "gateway-binding"),
-            ignored=("spec.replicas",) if setting.gateway.replicas_max > setting.gateway.replicas_min else (),
+            ignored=("spec.replicas",) if setting.gateway.is_scaled else (),
         ),
         Child(key="gateway-budget", manifest=_budget(scope, labels)),
     ]
-    if setting.gateway.replicas_max > setting.gateway.replicas_min:
+    if setting.gateway.is_scaled:
         children.append(Child(key="gateway-scaling", manifest=_scaling(scope, labels, setting.gateway)))
     if setting.gateway.route is not None:
         children.append(Child(key="gateway-route", manifest=_route(scope, labels, setting.gateway.route)))
     return children
-
-
-def _digest(text: str) -> str:
-    return sha256(text.encode()).hexdigest()[:8]
 
 
 def _service(scope: Scope, labels: dict[str, str], gateway: Gateway) -> dict[str, Any]:
@@ -70,7 +65,7 @@ def _deployment(fleet: Fleet, scope: Scope, setting: Setting, config: str) -> di
         "whenUnsatisfiable": "ScheduleAnyway",
         "labelSelector": {"matchLabels": scope.selector("gateway")},
     }
-    volumes: list[dict[str, Any]] = [{"name": "spec", "configMap": {"name": config}}, {"name": "tmp", **scratch("1Gi")}]
+    volumes: list[dict[str, Any]] = [{"name": "spec", "configMap": {"name": config}}, tmp("1Gi")]
     if gateway.keys_secret is not None:
         volumes.append({"name": "keys", "secret": {"secretName": gateway.keys_secret}})
     pod = {
@@ -106,7 +101,7 @@ def _container(setting: Setting) -> dict[str, Any]:
     args = ["gateway", "--spec", f"{SPEC_DIR}/gateway.json", "--kubernetes", "--listen", f"0.0.0.0:{HTTP_PORT}"]
     mounts: list[dict[str, Any]] = [
         {"name": "spec", "mountPath": SPEC_DIR, "readOnly": True},
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+        TMP_MOUNT,
     ]
     if gateway.keys_secret is not None:
         args += ["--api-keys-file", f"{KEYS_DIR}/keys"]
@@ -122,7 +117,7 @@ def _container(setting: Setting) -> dict[str, Any]:
         "args": args,
         "env": [
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own
+            HOME,
         ],
         "ports": [{"name": "http", "containerPort": HTTP_PORT}],
         "resources": {

@@ -34,6 +34,12 @@ def pull_secrets(setting: Setting) -> dict[str, Any]:
     return {"imagePullSecrets": [{"name": name} for name in names]} if names else {}
 
 
-def scratch(size: str) -> dict[str, Any]:
-    """A folder that ends with its pod; `size` bounds what it may take of the machine's disk."""
-    return {"emptyDir": {"sizeLimit": size}}
+HOME = {"name": "HOME", "value": "/tmp"}  # noqa: S108 - the pod's own
+"""Environment of every container: the user has no entry in passwd, and nothing else can be written."""
+TMP_MOUNT = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 - likewise
+"""Where every container finds its pod's `tmp` volume."""
+
+
+def tmp(size: str) -> dict[str, Any]:
+    """The pod's one writable folder; it ends with the pod, and `size` bounds what it may take of the machine's disk."""
+    return {"name": "tmp", "emptyDir": {"sizeLimit": size}}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 Manifest = dict[str, Any]
@@ -11,6 +12,11 @@ PREFIX = "tandem.serving/"
 SPEC_DIR = "/etc/tandem"
 HTTP_PORT = 8080
 """Of the gateway's pods."""
+
+
+def digest(text: str, digits: int = 8) -> str:
+    """What tells objects of different content apart in their names: so many hex digits."""
+    return sha256(text.encode()).hexdigest()[:digits]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from pulumi_tandem.lower import Fleet, ProofSpec
 from pulumi_tandem.manifest.access import evidence_name
-from pulumi_tandem.manifest.hardened import container_security, pod_security, pull_secrets, scratch
-from pulumi_tandem.manifest.naming import SPEC_DIR, Child, Head, Scope
+from pulumi_tandem.manifest.hardened import HOME, TMP_MOUNT, container_security, pod_security, pull_secrets, tmp
+from pulumi_tandem.manifest.naming import SPEC_DIR, Child, Head, Scope, digest
 from pulumi_tandem.manifest.setting import Setting
 from pulumi_tandem.resolve import Resolved
 
@@ -60,7 +59,7 @@ def of_prover(
     labels = scope.labels("prover", generation=fleet.generation)
     order = _order(resolved, fleet, workloads, scope).model_dump_json()
     # Another order for the same generation is another Job.
-    name = f"{fleet.service}-proof-{fleet.generation}-{sha256(order.encode()).hexdigest()[:4]}"
+    name = f"{fleet.service}-proof-{fleet.generation}-{digest(order, 4)}"
     evidence = Head(api="v1", kind="ConfigMap", name=evidence_name(scope), labels=labels)
     config = Head(api="v1", kind="ConfigMap", name=name, labels=labels)
     total_s = resolved.grace.start_timeout_s + PROOF_S
@@ -73,15 +72,11 @@ def of_prover(
             after=(
                 *("evidence", "proof-order", "prover-account", "prover-role", "prover-binding", "prover-network"),
                 *("gateway", "gateway-service", "gateway-network"),
-                *dict.fromkeys(_key_of(workload) for workload in workloads),
+                *(workload.pool for workload in workloads),
             ),
             timeout_s=total_s + 120,
         ),
     ]
-
-
-def _key_of(workload: Workload) -> str:
-    return workload.pool
 
 
 def _order(resolved: Resolved, fleet: Fleet, workloads: Sequence[Workload], scope: Scope) -> ProofOrder:
@@ -105,12 +100,12 @@ def _job(scope: Scope, setting: Setting, name: str, labels: dict[str, str], tota
         "name": "prover",
         "image": setting.images.gateway,
         "command": ["python", "-m", "pulumi_tandem.prove.job", "--order", f"{SPEC_DIR}/proof.json"],
-        "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 - the pod's own
+        "env": [HOME],
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": container_security(),
         "volumeMounts": [
             {"name": "order", "mountPath": SPEC_DIR, "readOnly": True},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - likewise
+            TMP_MOUNT,
         ],
         # The reason of a refusal is the pod's last word, and so the update's error.
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -121,7 +116,7 @@ def _job(scope: Scope, setting: Setting, name: str, labels: dict[str, str], tota
         "restartPolicy": "Never",
         "securityContext": pod_security(),
         "containers": [container],
-        "volumes": [{"name": "order", "configMap": {"name": name}}, {"name": "tmp", **scratch("64Mi")}],
+        "volumes": [{"name": "order", "configMap": {"name": name}}, tmp("64Mi")],
         **pull_secrets(setting),
     }
     spec = {

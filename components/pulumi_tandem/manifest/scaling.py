@@ -60,9 +60,7 @@ def figures(resolved: Resolved, pool: ResolvedPool) -> list[tuple[str, float]]:
     ttft_ms = resolved.objectives.ttft_ms if resolved.objectives else None
     backlog_s = ttft_ms / 1000 * BACKLOG_SHARE_OF_TTFT if ttft_ms else BACKLOG_TARGET_S
     prefill, decode = ("prefill_backlog_s", backlog_s), ("decode_kv_usage", KV_TARGET)
-    if len(pool.phases) == 2 and pool.name not in {"prefill", "decode"}:
-        return [prefill, decode]
-    if resolved.paired_pods:
+    if resolved.paired_pods or (len(pool.phases) == 2 and pool.name not in {"prefill", "decode"}):
         return [prefill, decode]
     return [prefill if pool.phase == "prefill" else decode]
 

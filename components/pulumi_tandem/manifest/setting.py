@@ -54,6 +54,11 @@ class Gateway:
     memory_request: str = "256Mi"
     memory_limit: str = "1Gi"
 
+    @property
+    def is_scaled(self) -> bool:
+        """Whether an autoscaler decides how many there are."""
+        return self.replicas_max > self.replicas_min
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:

@@ -1,10 +1,9 @@
 """The Job that fetches a model's weights once, before any worker starts."""
 
-from hashlib import sha256
 from typing import Any
 
-from pulumi_tandem.manifest.hardened import container_security, pod_security, pull_secrets, scratch
-from pulumi_tandem.manifest.naming import Child, Head, Scope
+from pulumi_tandem.manifest.hardened import HOME, TMP_MOUNT, container_security, pod_security, pull_secrets, tmp
+from pulumi_tandem.manifest.naming import Child, Head, Scope, digest
 from pulumi_tandem.manifest.setting import MODEL_DIR, Download, Setting
 
 DOWNLOAD_S = 4 * 3600
@@ -18,16 +17,16 @@ def of_weights(model_path: str | None, scope: Scope, setting: Setting) -> list[C
     if not isinstance(download, Download):
         return []
     target = model_path or MODEL_DIR
-    digest = sha256(f"{download.source} {target} {' '.join(download.command)}".encode()).hexdigest()[:8]
+    fetched = digest(f"{download.source} {target} {' '.join(download.command)}")
     labels = scope.labels("weights")
     container: dict[str, Any] = {
         "name": "download",
         "image": download.image or setting.images.worker,
         "command": _command(download, target),
-        "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 - the pod's own
+        "env": [HOME],
         "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}},
         "securityContext": container_security(),
-        "volumeMounts": [{"name": "model", "mountPath": MODEL_DIR}, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
+        "volumeMounts": [{"name": "model", "mountPath": MODEL_DIR}, TMP_MOUNT],
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     if download.secret is not None:
@@ -41,7 +40,7 @@ def of_weights(model_path: str | None, scope: Scope, setting: Setting) -> list[C
         "containers": [container],
         "volumes": [
             {"name": "model", "persistentVolumeClaim": {"claimName": download.into.name}},
-            {"name": "tmp", **scratch("10Gi")},
+            tmp("10Gi"),
         ],
         **pull_secrets(setting),
     }
@@ -53,7 +52,7 @@ def of_weights(model_path: str | None, scope: Scope, setting: Setting) -> list[C
     head = Head(
         api="batch/v1",
         kind="Job",
-        name=scope.of(f"weights-{digest}"),
+        name=scope.of(f"weights-{fetched}"),
         labels=labels,
         annotations={"pulumi.com/replaceUnready": "true"},
     )

@@ -14,8 +14,8 @@ from pulumi_tandem.catalog import Nodes
 from pulumi_tandem.check.asked import GPU, gpus_per_pod
 from pulumi_tandem.declare import Probe, Toleration
 from pulumi_tandem.lower import LoweredPool
-from pulumi_tandem.manifest.hardened import USER, container_security, pod_security, pull_secrets, scratch
-from pulumi_tandem.manifest.naming import PREFIX, SPEC_DIR, Scope
+from pulumi_tandem.manifest.hardened import HOME, TMP_MOUNT, USER, container_security, pod_security, pull_secrets, tmp
+from pulumi_tandem.manifest.naming import SPEC_DIR, Scope
 from pulumi_tandem.manifest.setting import MODEL_DIR, Claim, Download, HostPath, ImageVolume, Setting
 from pulumi_tandem.resolve import Resolved, ResolvedPool
 
@@ -58,6 +58,21 @@ def parts_of(resolved: Resolved, pools: Sequence[LoweredPool]) -> tuple[Part, ..
     return tuple(Part(index, resolved.pool(pool.name), pool) for index, pool in enumerate(pools))
 
 
+def key_of(parts: Sequence[Part]) -> str:
+    """What the pods are called: their pool, or `pair`."""
+    return parts[0].pool.name if len(parts) == 1 else "pair"
+
+
+def phase_of(parts: Sequence[Part]) -> str:
+    """The phase that the pods take: their pool's, or `both`."""
+    return parts[0].pool.phase if len(parts) == 1 else "both"
+
+
+def claims_devices(resolved: Resolved) -> bool:
+    """Whether the cluster deals GPUs out by claims, and not by counting."""
+    return bool(resolved.cluster and resolved.cluster.dra)
+
+
 def template(resolved: Resolved, parts: Sequence[Part], scope: Scope, setting: Setting, *, node_rank: bool) -> Any:  # noqa: ANN401 - JSON
     """PodTemplateSpec of the workers of one pool, or of a pair.
 
@@ -74,7 +89,7 @@ def template(resolved: Resolved, parts: Sequence[Part], scope: Scope, setting: S
         "containers": [_container(resolved, part, setting, node_rank=node_rank) for part in parts],
         "volumes": [
             *(_spec_volume(part, scope) for part in parts),
-            {"name": "tmp", **scratch(CACHE)},
+            tmp(CACHE),
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{_shm_gib(parts):g}Gi"}},
             *_weights_volume(setting),
             *_host_volumes(parts),
@@ -86,15 +101,13 @@ def template(resolved: Resolved, parts: Sequence[Part], scope: Scope, setting: S
         spec["shareProcessNamespace"] = True
     if any(pod.host_network for pod in pods):
         spec |= {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
-    if resolved.cluster is not None and resolved.cluster.dra:
+    if claims_devices(resolved):
         spec["resourceClaims"] = [
             {"name": f"gpus-{part.pool.name}", "resourceClaimTemplateName": scope.generated(part.pool.name)}
             for part in parts
             if _gpus(part)
         ]
-    labels = scope.labels("worker", pool=parts[0].pool.name, phase=parts[0].pool.phase, generation=scope.generation)
-    if len(parts) > 1:
-        labels |= {f"{PREFIX}pool": "pair", f"{PREFIX}phase": "both"}
+    labels = scope.labels("worker", pool=key_of(parts), phase=phase_of(parts), generation=scope.generation)
     return {"metadata": {"labels": labels}, "spec": spec}
 
 
@@ -118,7 +131,7 @@ def _container(resolved: Resolved, part: Part, setting: Setting, *, node_rank: b
         "name": name,
         "image": part.pool.image or setting.images.worker,
         "args": _arguments(part, alone=not resolved.paired_pods, node_rank=node_rank),
-        "env": [*_environment(resolved, part)],
+        "env": _environment(resolved, part),
         "ports": [{"name": _port_name(run, part), "containerPort": part.ports[run]} for run in ("http", "agent")],
         "resources": _resources(resolved, part),
         "securityContext": container_security(added=pod.capabilities or ()),
@@ -126,8 +139,8 @@ def _container(resolved: Resolved, part: Part, setting: Setting, *, node_rank: b
         "livenessProbe": _asks("/live", part, pod.liveness or Probe(timeout_s=PROBE_TIMEOUT_S)),
         "volumeMounts": [
             {"name": f"spec-{name}", "mountPath": SPEC_DIR, "readOnly": True},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
-            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - likewise
+            TMP_MOUNT,
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - the pod's own
             *_weights_mount(setting),
             *({"name": _host_name(path), "mountPath": path} for path in pod.host_paths),
         ],
@@ -161,8 +174,7 @@ def _environment(resolved: Resolved, part: Part) -> list[dict[str, Any]]:
     env = [
         of_pod("POD_NAME", "metadata.name"),
         of_pod("POD_IP", "status.podIP"),
-        # The user has no entry in passwd, and only /tmp can be written.
-        {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own
+        HOME,
         {"name": "USER", "value": str(USER)},
     ]
     secret = resolved.token_secret
@@ -195,9 +207,8 @@ def _resources(resolved: Resolved, part: Part) -> dict[str, Any]:
     pod, memory_gib = part.pool.pod, part.lowered.spec.memory_gib
     limits: dict[str, Any] = {name: str(count) for name, count in pod.resources.items() if name != GPU}
     requests: dict[str, Any] = {}
-    claims = resolved.cluster is not None and resolved.cluster.dra
     resources: dict[str, Any] = {}
-    if _gpus(part) and claims:
+    if _gpus(part) and claims_devices(resolved):
         resources["claims"] = [{"name": f"gpus-{part.pool.name}"}]
     elif _gpus(part):
         limits[GPU] = str(_gpus(part))
@@ -262,14 +273,10 @@ def _scheduling(resolved: Resolved, parts: Sequence[Part], scope: Scope) -> dict
             "maxSkew": 1,
             "topologyKey": "kubernetes.io/hostname",
             "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": scope.selector("worker", pool=_pool_label(parts))},
+            "labelSelector": {"matchLabels": scope.selector("worker", pool=key_of(parts))},
         }
     ]
     return fields
-
-
-def _pool_label(parts: Sequence[Part]) -> str:
-    return parts[0].pool.name if len(parts) == 1 else "pair"
 
 
 def _node_selector(nodes: Nodes | None) -> dict[str, str]:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pulumi_tandem.check.asked import gpus_per_pod
-from pulumi_tandem.lower import Fleet
 from pulumi_tandem.manifest.naming import Child, Head, Manifest, Scope
 from pulumi_tandem.manifest.setting import Download, Setting
-from pulumi_tandem.manifest.worker_pod import LEADER, Part, template
+from pulumi_tandem.manifest.worker_pod import LEADER, Part, claims_devices, key_of, phase_of, template
 from pulumi_tandem.resolve import Resolved
 
 READY_MARGIN_S = 300.0
@@ -16,28 +15,27 @@ IMAGE_AND_MACHINE_S = 900.0
 """Where nobody says how long an image takes: tens of gigabytes on a machine that has to be started first."""
 
 
-def of_pool(resolved: Resolved, parts: Sequence[Part], fleet: Fleet, scope: Scope, setting: Setting) -> list[Child]:
+def of_pool(resolved: Resolved, parts: Sequence[Part], scope: Scope, setting: Setting) -> list[Child]:
     """Every object of one pool, or of a pair of pools in one pod."""
-    key = "pair" if len(parts) > 1 else parts[0].pool.name
-    shared = [child for part in parts for child in _of_part(resolved, part, fleet, scope, key)]
+    key = key_of(parts)
+    shared = [child for part in parts for child in _of_part(resolved, part, scope, key)]
     return [*shared, _workload(resolved, parts, scope, setting, key), _budget(parts, scope, key)]
 
 
-def _of_part(resolved: Resolved, part: Part, fleet: Fleet, scope: Scope, workload: str) -> list[Child]:
+def _of_part(resolved: Resolved, part: Part, scope: Scope, workload: str) -> list[Child]:
     name = part.pool.name
-    labels = scope.labels("worker", pool=name, phase=part.pool.phase, generation=fleet.generation)
+    labels = scope.labels("worker", pool=name, phase=part.pool.phase, generation=scope.generation)
     config = Head(api="v1", kind="ConfigMap", name=scope.generated(name), labels=labels)
     children = [
-        Child(key=f"{name}-spec", manifest=config.manifest(scope, data={"worker.json": _spec_json(part)})),
+        Child(
+            key=f"{name}-spec",
+            manifest=config.manifest(scope, data={"worker.json": part.lowered.spec.model_dump_json()}),
+        ),
         Child(key=f"{name}-service", manifest=_service(part, scope, labels, workload)),
     ]
-    if resolved.cluster is not None and resolved.cluster.dra and part.pool.gpus_per_worker:
+    if claims_devices(resolved) and part.pool.gpus_per_worker:
         children.append(Child(key=f"{name}-claim", manifest=_claim(part, scope, labels)))
     return children
-
-
-def _spec_json(part: Part) -> str:
-    return part.lowered.spec.model_dump_json()
 
 
 def _service(part: Part, scope: Scope, labels: dict[str, str], workload: str) -> Manifest:
@@ -93,8 +91,7 @@ def _arrival_s(parts: Sequence[Part]) -> float:
 
 
 def _head(parts: Sequence[Part], scope: Scope, key: str, api: str, kind: str) -> Head:
-    phase = "both" if len(parts) > 1 else parts[0].pool.phase
-    labels = scope.labels("worker", pool=key, phase=phase, generation=scope.generation)
+    labels = scope.labels("worker", pool=key, phase=phase_of(parts), generation=scope.generation)
     # An autoscaler or the prover may have moved `replicas`; whoever changes the declaration means it.
     return Head(
         api=api, kind=kind, name=scope.generated(key), labels=labels, annotations={"pulumi.com/patchForce": "true"}
