@@ -5,7 +5,7 @@ from typing import Any
 
 from tandem_worker.contract import ServiceState, WorkerRecord
 from tandem_worker.gateway.keys import Keys
-from tandem_worker.gateway.slices import Address, Identity, addresses, ready_count, records, serving_generation
+from tandem_worker.gateway.slices import Address, Identity, addresses, ready_hosts, records, serving_generation
 
 WHO = Identity(
     name="chat-decode-a-1",
@@ -53,7 +53,7 @@ def test_slices_without_ports_or_endpoints_are_empty() -> None:
 
 def test_gateways_are_counted_once_each() -> None:
     ready = endpoint("10.0.0.1", "p", ready=True)
-    assert ready_count([piece(ready), piece(ready, endpoint("10.0.0.2", "q", ready=False))]) == 1
+    assert ready_hosts([piece(ready), piece(ready, endpoint("10.0.0.2", "q", ready=False))]) == {"10.0.0.1"}
 
 
 def worker(generation: str, *, draining: bool = False) -> WorkerRecord:

@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,7 @@ class ApiServer:
         """
         return await self._ask("PATCH", path, body)
 
-    async def watch(self, path: str, version: str) -> AsyncIterator[Event]:
+    async def watch(self, path: str, version: str) -> AsyncGenerator[Event]:
         """What changes after a version, until the server ends the watch. `path` has its query, if any.
 
         Raises: Expired when the version is gone, ApiError.

@@ -26,6 +26,7 @@ from pulumi_tandem.prove.plan import Candidate
 from pulumi_tandem.prove.run import Door, ProofFailedError, Subject, prove
 from tandem_worker.apiserver import ApiError, ApiServer, Conflict
 from tandem_worker.contract import ServiceState
+from tandem_worker.gateway.slices import Address, addresses, ready_hosts
 
 EXIT_REFUSED, EXIT_AGAIN = 1, 75
 """EX_TEMPFAIL: the API server or a gateway did not answer."""
@@ -72,11 +73,9 @@ async def _in_cluster(order: ProofOrder) -> Evidence:
 class Prover:
     """One order in one cluster."""
 
-    def __init__(self, api: ApiServer, order: ProofOrder, *, gateway_port: int = HTTP_PORT) -> None:
-        """`gateway_port`: where the gateways' pods listen."""
+    def __init__(self, api: ApiServer, order: ProofOrder) -> None:
         self.api = api
         self.order = order
-        self.gateway_port = gateway_port
 
     async def run(self) -> Evidence:
         """Prove and activate; a generation that fails loses its workers, unless they are to be looked at.
@@ -127,8 +126,7 @@ class Prover:
         deadline_s = time.monotonic() + self.order.ready_timeout_s
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)) as session:
             while True:
-                addresses = await self._addresses(generation=self.order.generation)
-                answers = await asyncio.gather(*(_identity(session, address) for address in addresses))
+                answers = await asyncio.gather(*(_identity(session, address) for address in await self._addresses()))
                 ready = [answer for answer in answers if answer is not None]
                 _tell(f"{len(ready)} of {count} workers ready")
                 if len(ready) >= count:
@@ -138,18 +136,11 @@ class Prover:
                     raise ProofFailedError(msg)
                 await asyncio.sleep(POLL_S)
 
-    async def _addresses(self, **labels: str) -> list[tuple[str, int]]:
-        """Address and agent port of every worker."""
-        wanted = {"service": self.order.service, **labels}
-        selector = ",".join(f"{PREFIX}{key}={value}" for key, value in wanted.items())
-        return [
-            (endpoint["addresses"][0], port["port"])
-            for one in await self._slices(selector)
-            for port in _listed(one, "ports")
-            if port.get("name") == "agent"
-            for endpoint in _listed(one, "endpoints")
-            if not endpoint.get("conditions", {}).get("terminating")
-        ]
+    async def _addresses(self) -> list[Address]:
+        """Where the workers of this generation are that do not leave."""
+        selector = f"{PREFIX}service={self.order.service},{PREFIX}generation={self.order.generation}"
+        found = addresses(await self._slices(selector))
+        return [address for address, leaving in found.items() if not leaving]
 
     async def _slices(self, selector: str) -> list[dict[str, Any]]:
         path = f"/apis/discovery.k8s.io/v1/namespaces/{self.api.namespace}/endpointslices?labelSelector={selector}"
@@ -191,29 +182,24 @@ class Prover:
             timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S), headers=headers
         ) as session:
             while True:
-                addresses = await self._gateways()
-                seen = [await _fleet(session, f"http://{_host(address)}:{self.gateway_port}") for address in addresses]
+                hosts = await self._gateways()
+                seen = [await _fleet(session, f"http://{_host(host)}:{HTTP_PORT}") for host in hosts]
                 late = [
-                    address
-                    for address, fleet in zip(addresses, seen, strict=True)
+                    fleet
+                    for fleet in seen
                     if not (fleet.get("proving") if token else fleet.get("active_generation") == self.order.generation)
                 ]
-                if addresses and not late:
+                if hosts and not late:
                     return
                 if time.monotonic() > deadline_s:
                     what = "taken the proof's token" if token else f"begun to serve {self.order.generation}"
-                    msg = f"{len(late)} of {len(addresses)} gateways had not {what} after {REPORT_TIMEOUT_S:.0f} s"
+                    msg = f"{len(late)} of {len(hosts)} gateways had not {what} after {REPORT_TIMEOUT_S:.0f} s"
                     raise TimeoutError(msg)
                 await asyncio.sleep(POLL_S)
 
     async def _gateways(self) -> list[str]:
         selector = f"{PREFIX}service={self.order.service},app.kubernetes.io/component=gateway"
-        return [
-            endpoint["addresses"][0]
-            for one in await self._slices(selector)
-            for endpoint in _listed(one, "endpoints")
-            if endpoint.get("conditions", {}).get("ready")
-        ]
+        return sorted(ready_hosts(await self._slices(selector)))
 
     async def _state(self) -> ServiceState:
         return _read_state(await self.api.get(self._configmap(self.order.state)), self.order.service)
@@ -261,15 +247,9 @@ def _read_state(configmap: Any, service: str) -> ServiceState:  # noqa: ANN401 -
     return ServiceState.model_validate_json(text) if text else ServiceState(service=service)
 
 
-def _listed(one: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """A list of an object's, which is null where it is empty."""
-    return one.get(key) or []
-
-
-async def _identity(session: aiohttp.ClientSession, address: tuple[str, int]) -> Candidate | None:
+async def _identity(session: aiohttp.ClientSession, address: Address) -> Candidate | None:
     """Who a worker is; None while it is not ready."""
-    host, port = address
-    url = f"http://{_host(host)}:{port}"
+    url = f"http://{_host(address.host)}:{address.agent_port}"
     try:
         async with session.get(f"{url}/ready") as response:
             if response.status != 200:

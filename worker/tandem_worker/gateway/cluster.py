@@ -6,15 +6,14 @@ workers that come are found when it is back.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
 from pydantic import ValidationError
 
-from tandem_worker.apiserver import ApiError, ApiServer, Event, Expired
+from tandem_worker.apiserver import ApiError, ApiServer, Expired
 from tandem_worker.contract import ServiceState, WorkerRecord
-from tandem_worker.gateway.slices import Address, Identity, addresses, ready_count, records, serving_generation
+from tandem_worker.gateway.slices import Address, Identity, addresses, ready_hosts, records, serving_generation
 from tandem_worker.gateway.upstream import Upstream, UpstreamError
 from tandem_worker.gateway.watch import CONTRACTS_READ
 
@@ -31,15 +30,13 @@ Objects = dict[str, dict[str, Any]]
 class ClusterSource:
     """Workers and state of one service, as the API server and the agents tell."""
 
-    def __init__(self, api: ApiServer, service: str, now: Callable[[], float]) -> None:
+    def __init__(self, api: ApiServer, service: str) -> None:
         self._api = api
         self._service = service
-        self._now = now
         self._slices: Objects = {}
         self._states: Objects = {}
         self._identities: dict[Address, Identity] = {}
         self._asking: dict[Address, asyncio.Task[None]] = {}
-        self._contact_s: float | None = None
 
     def read(self) -> tuple[list[WorkerRecord], str | None]:
         """The workers that said who they are, and the generation that serves."""
@@ -62,17 +59,13 @@ class ClusterSource:
     @property
     def proof_digest(self) -> str | None:
         """SHA-256 of the token of a proof that is under way."""
-        return self.state.proof_token_sha256 if self.state is not None else None
+        state = self.state
+        return state and state.proof_token_sha256
 
     @property
     def gateways(self) -> int:
         """How many gateways share the service's limits; one at least, which is this one."""
-        return max(1, ready_count(self._of("gateway")))
-
-    @property
-    def silent_s(self) -> float | None:
-        """Seconds since the API server was last heard; None before the first time."""
-        return None if self._contact_s is None else self._now() - self._contact_s
+        return max(1, len(ready_hosts(self._of("gateway"))))
 
     async def run(self, upstream: Upstream) -> None:
         """Watch until cancelled."""
@@ -90,7 +83,6 @@ class ClusterSource:
         while True:
             try:
                 listed = await self._api.get(path)
-                self._heard()
                 failures = 0
                 objects.clear()
                 objects.update({item["metadata"]["name"]: item for item in listed["items"]})
@@ -106,19 +98,14 @@ class ClusterSource:
     async def _watch(self, path: str, version: str, objects: Objects) -> None:
         """Take over what changes; a watch that the server ends is begun where it ended."""
         while True:
-            events: AsyncIterator[Event] = self._api.watch(path, version)
-            async with aclosing(events):  # pyright: ignore[reportArgumentType] - an async generator
+            async with aclosing(self._api.watch(path, version)) as events:
                 async for event in events:
-                    self._heard()
                     version = event.object["metadata"]["resourceVersion"]
                     name = event.object["metadata"].get("name")
                     if event.type == "DELETED":
                         objects.pop(name, None)
                     elif event.type != "BOOKMARK":
                         objects[name] = event.object
-
-    def _heard(self) -> None:
-        self._contact_s = self._now()
 
     def _of(self, component: str) -> list[dict[str, Any]]:
         label = "app.kubernetes.io/component"

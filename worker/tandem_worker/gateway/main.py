@@ -27,7 +27,7 @@ from tandem_worker.gateway.metrics import Metrics
 from tandem_worker.gateway.server import TICK_S, Gateway
 from tandem_worker.gateway.silence import Limits
 from tandem_worker.gateway.upstream import Upstream
-from tandem_worker.gateway.watch import CONTRACTS_READ, FolderSource, Watcher
+from tandem_worker.gateway.watch import CONTRACTS_READ, FolderSource, Source, Watcher
 
 EXIT_USAGE = 64
 GC_THRESHOLDS = (20_000, 20, 20)
@@ -111,7 +111,7 @@ async def _until_signal(spec: GatewaySpec, keys: Keys, fleet_dir: Path | None, l
         await serve(spec, keys, FolderSource(fleet_dir, spec.service), listener, stop)
         return 0
     async with ApiServer.in_cluster() as api:
-        source = ClusterSource(api, spec.service, loop.time)
+        source = ClusterSource(api, spec.service)
         await serve(spec, replace(keys, proof_digest=lambda: source.proof_digest), source, listener, stop)
     return 0
 
@@ -119,7 +119,7 @@ async def _until_signal(spec: GatewaySpec, keys: Keys, fleet_dir: Path | None, l
 async def serve(
     spec: GatewaySpec,
     keys: Keys,
-    source: FolderSource | ClusterSource,
+    source: Source,
     listener: socket.socket,
     stop: asyncio.Event,
 ) -> None:
@@ -141,9 +141,8 @@ async def serve(
     watcher.refresh()
     server = Listener(gateway.handle)
     accepting = await loop.create_server(server, sock=listener, backlog=1024)
-    chores = [asyncio.create_task(watcher.run()), asyncio.create_task(_tick(gateway, source))]
-    if isinstance(source, ClusterSource):
-        chores.append(asyncio.create_task(source.run(upstream)))
+    work = (source.run(upstream), watcher.run(), _tick(gateway, source))
+    chores = [asyncio.create_task(chore) for chore in work]
     log.info("serving %s on %s", spec.service, listener.getsockname())
     await stop.wait()
     gateway.draining = True
@@ -160,9 +159,8 @@ async def serve(
     upstream.close()
 
 
-async def _tick(gateway: Gateway, source: FolderSource | ClusterSource) -> None:
+async def _tick(gateway: Gateway, source: Source) -> None:
     while True:
         gateway.tick()
-        if isinstance(source, ClusterSource):
-            gateway.divide(source.gateways)
+        gateway.divide(source.gateways)
         await asyncio.sleep(TICK_S)

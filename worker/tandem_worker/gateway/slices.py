@@ -56,34 +56,25 @@ def addresses(slices: Iterable[Mapping[str, Any]]) -> dict[Address, bool]:
     return found
 
 
-def ready_count(slices: Iterable[Mapping[str, Any]]) -> int:
-    """How many different endpoints are ready: the gateways, in the slices of their own Service."""
-    hosts = {
+def ready_hosts(slices: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Addresses of the endpoints that are ready: the gateways', in the slices of their own Service."""
+    return {
         host
         for one in slices
         for endpoint in one.get("endpoints") or ()
         if (endpoint.get("conditions") or {}).get("ready")
         for host in endpoint.get("addresses", ())[:1]
     }
-    return len(hosts)
 
 
 def records(found: Mapping[Address, bool], identities: Mapping[Address, Identity], service: str) -> list[WorkerRecord]:
     """The workers that are known by address and by name; another service's are not ours, whatever the labels say."""
     return [
         WorkerRecord(
-            name=who.name,
-            service=service,
-            pool=who.pool,
-            phase=who.phase,
-            phases=who.phases,
-            dialect=who.dialect,
-            generation=who.generation,
-            pair_key=who.pair_key,
+            **who.model_dump(),
             address=address.host,
             http_port=address.http_port,
             agent_port=address.agent_port,
-            served_names=who.served_names,
             draining=leaving,
         )
         for address, leaving in found.items()

@@ -38,6 +38,12 @@ class FolderSource:
         self._records: dict[Path, WorkerRecord] = {}
         self._state: ServiceState | None = None
 
+    gateways = 1
+    """A fleet folder is one gateway's."""
+
+    async def run(self, upstream: Upstream) -> None:
+        """Nothing: the files are looked at when they are read."""
+
     def read(self) -> tuple[list[WorkerRecord], str | None]:
         """The workers on record and the active generation, as far as the files can be read."""
         paths = {path: stamp for path in self._folder.glob("workers/*.json") if (stamp := _stamp(path)) is not None}
@@ -86,8 +92,17 @@ def _stamp(path: Path) -> Stamp | None:
 class Source(Protocol):
     """Where workers and the active generation are on record."""
 
+    @property
+    def gateways(self) -> int:
+        """How many gateways share the service's limits."""
+        ...
+
     def read(self) -> tuple[list[WorkerRecord], str | None]:
-        """Both as they are known now."""
+        """The workers on record and the active generation, as they are known now."""
+        ...
+
+    async def run(self, upstream: Upstream) -> None:
+        """What it takes to know them, until cancelled."""
         ...
 
 
