@@ -1,7 +1,6 @@
 """A service in the test cluster: a Pulumi project of its own, the namespace it is in, and its front door."""
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,14 +21,9 @@ class InCluster:
         shutil.copytree(PROGRAM, folder)
         (folder / "backend").mkdir()
         self.folder, self.namespace = folder, namespace
-        self.environment = plugin.environment({
-            **{key: value for key, value in os.environ.items() if key != "PULUMI_CONFIG_PASSPHRASE_FILE"},
-            "PULUMI_CONFIG_PASSPHRASE": "test",
-            "PULUMI_BACKEND_URL": f"file://{folder / 'backend'}",
-            "PULUMI_SKIP_UPDATE_CHECK": "true",
-            "TANDEM_CLUSTER_KUBECONFIG": kubeconfig,
-            "TANDEM_TEST_NAMESPACE": namespace.name,
-        })  # fmt: skip
+        self.environment = plugin.cli(
+            folder / "backend", TANDEM_CLUSTER_KUBECONFIG=kubeconfig, TANDEM_TEST_NAMESPACE=namespace.name
+        )
         self.run("stack", "init", STACK)
 
     def start(self, *words: str, **declaration: Any) -> subprocess.Popen[str]:

@@ -1,7 +1,6 @@
 """stacks/cluster.py with vLLM's CPU engines as pods that ask for fake GPUs."""
 
 import json
-import os
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -19,12 +18,7 @@ class Stack:
     """The shipped stack, with a backend of the test's own."""
 
     def __init__(self, folder: Path, kubeconfig: str) -> None:
-        self.environment = plugin.environment({
-            **{key: value for key, value in os.environ.items() if key != "PULUMI_CONFIG_PASSPHRASE_FILE"},
-            "PULUMI_CONFIG_PASSPHRASE": "test",
-            "PULUMI_BACKEND_URL": f"file://{folder}",
-            "TANDEM_CLUSTER_KUBECONFIG": kubeconfig,
-        })  # fmt: skip
+        self.environment = plugin.cli(folder, TANDEM_CLUSTER_KUBECONFIG=kubeconfig)
 
     def run(self, *words: str) -> str:
         command = ["pulumi", *words, "--stack", "cluster"]

@@ -1,7 +1,7 @@
 """What a declaration becomes: golden files, the two hashes, and what the engine's flags must say."""
 
 import json
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,8 +14,6 @@ from pulumi_tandem.lower import Fleet
 from pulumi_tandem.lower.vllm import shutdown_timeout_s
 from tandem_worker.contract import WorkerSpec
 from tests.builders import codes, fleet, laptop_pair, laptop_single, llama_pair
-
-GOLDEN = Path(__file__).parent / "golden"
 
 EFA = tandem.Transfer(transport="efa", kv_gb_per_s_min=2.5, lease_s=60)
 EVERYTHING: dict[str, Any] = {
@@ -66,12 +64,8 @@ SERVICES = {
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_golden(name: str, request: pytest.FixtureRequest):
-    file = GOLDEN / f"{name}.json"
-    lowered = json.dumps(fleet(SERVICES[name]).model_dump(mode="json"), indent=2) + "\n"
-    if request.config.getoption("--update-golden", default=False):
-        file.write_text(lowered, "utf-8")
-    assert lowered == file.read_text("utf-8"), "if this is meant: pytest tests/lower --update-golden, and read the diff"
+def test_golden(name: str, is_golden: Callable[[str, Fleet], None]):
+    is_golden(name, fleet(SERVICES[name]))
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -1,7 +1,7 @@
 """What a declaration of TensorRT-LLM becomes: golden files, and what its configuration must say."""
 
 import json
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +11,6 @@ from pulumi_tandem.lower import Fleet
 from tests.builders import codes, fleet
 from tests.check.cases_tensorrt import EAGLE, servers, trt
 
-GOLDEN = Path(__file__).parent / "golden"
 WIDE = {"tensor_parallel": 4}
 
 SERVICES = {
@@ -36,12 +35,8 @@ SERVICES = {
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_golden(name: str, request: pytest.FixtureRequest):
-    file = GOLDEN / f"{name}.json"
-    lowered = json.dumps(fleet(SERVICES[name]).model_dump(mode="json"), indent=2) + "\n"
-    if request.config.getoption("--update-golden", default=False):
-        file.write_text(lowered, "utf-8")
-    assert lowered == file.read_text("utf-8"), "if this is meant: pytest tests/lower --update-golden, and read the diff"
+def test_golden(name: str, is_golden: Callable[[str, Fleet], None]):
+    is_golden(name, fleet(SERVICES[name]))
 
 
 @pytest.mark.parametrize("name", SERVICES)

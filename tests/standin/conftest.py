@@ -1,45 +1,36 @@
 """Stacks of the real CLI on a real API server; what kubelets and foreign controllers would do, the test does."""
 
-import http.client
 import json
-import os
 import shutil
 import subprocess
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
-from tests.standin import kubeconfig, plugin
+from tests.cluster import api as cluster_api
+from tests.cluster.api import CORE, Api
+from tests.standin import plugin
 
 PROGRAM = Path(__file__).parent / "program"
 PATIENCE_S = 30.0
 
-CORE, APPS, BATCH = "api/v1", "apis/apps/v1", "apis/batch/v1"
+until = partial(cluster_api.until, wait_s=PATIENCE_S)
+"""What the API server and its controllers bring about, and no kubelet, comes sooner than pods."""
 
 
 class Hands:
     """Acts on one namespace of the API server, beside the provider."""
 
-    def __init__(self, access: kubeconfig.Access, namespace: str) -> None:
-        address = urlsplit(access.server)
-        self._host, self._port, self._tls = str(address.hostname), address.port, access.tls
-        self._headers = access.headers
-        self.namespace = namespace
+    def __init__(self, api: Api, namespace: str) -> None:
+        self._api, self.namespace = api, namespace
 
     def call(self, method: str, path: str, body: Any = None, content: str = "application/json") -> Any:
-        assert not isinstance(self._tls, bool), "a test's API server speaks TLS"
-        connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls)
-        try:
-            headers = {**self._headers, "Content-Type": content}
-            connection.request(method, f"/{path}", body and json.dumps(body), headers)
-            return json.loads(connection.getresponse().read())
-        finally:
-            connection.close()
+        """The answer, also when it is one of an error."""
+        return self._api.call(method, path, body, content)[1]
 
     def get(self, group: str, plural: str, name: str = "") -> Any:
         return self.call("GET", f"{group}/namespaces/{self.namespace}/{plural}/{name}".rstrip("/"))
@@ -57,7 +48,7 @@ class Hands:
 
     def pods(self, count: int = 1) -> list[str]:
         """The names of the namespace's Pods, once there are so many."""
-        return until(lambda: names if len(names := self.names(CORE, "pods")) >= count else None)
+        return until(lambda: names if len(names := self.names(CORE, "pods")) >= count else [])
 
     def make_ready(self, pod: str) -> None:
         self.set_status(CORE, "pods", pod, {"phase": "Running", "conditions": conditions("True", "")})
@@ -90,15 +81,6 @@ def conditions(ready: str, reason: str) -> list[dict[str, str]]:
 def container(state: Any) -> dict[str, Any]:
     told = {"name": "main", "ready": False, "restartCount": 1, "image": "none", "imageID": "", "state": state}
     return {"containerStatuses": [told]}
-
-
-def until(look: Callable[[], Any]) -> Any:
-    """What `look` gives once it gives something."""
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not (found := look()):
-        assert time.monotonic() < deadline_s, "what the test waits for does not come"
-        time.sleep(0.1)
-    return found
 
 
 class Stack:
@@ -173,11 +155,8 @@ def failed(process: subprocess.CompletedProcess[str]) -> str:
 
 
 def settings(folder: Path) -> dict[str, str]:
-    """The CLI's environment: a backend and a passphrase of the folder's own, and some Kubernetes provider."""
-    given = {**os.environ, "PULUMI_CONFIG_PASSPHRASE": "test", "PULUMI_SKIP_UPDATE_CHECK": "true"}
-    given["PULUMI_BACKEND_URL"] = f"file://{folder / 'backend'}"
-    given.pop("PULUMI_CONFIG_PASSPHRASE_FILE", None)
-    return plugin.environment(given)
+    """The CLI's environment, with a backend in the folder."""
+    return plugin.cli(folder / "backend")
 
 
 @pytest.fixture(scope="session")
@@ -196,10 +175,10 @@ def project(tmp_path: Path, empty_project: Path) -> Path:
 
 
 @pytest.fixture
-def hands(cluster_kubeconfig: str) -> Iterator[Hands]:
+def hands(api: Api) -> Iterator[Hands]:
     """A namespace of the test's own."""
     name = f"standin-{uuid.uuid4().hex[:8]}"
-    hands = Hands(kubeconfig.access({"kubeconfig": cluster_kubeconfig}), name)
+    hands = Hands(api, name)
     hands.call("POST", "api/v1/namespaces", {"metadata": {"name": name}})
     yield hands
     hands.call("DELETE", f"api/v1/namespaces/{name}")

@@ -19,6 +19,17 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
     return {**given, "PATH": os.pathsep.join([str(BIN), given["PATH"]])}
 
 
+def cli(backend: Path, **more: str) -> dict[str, str]:
+    """The environment of a CLI with a backend and a passphrase of its own, and some Kubernetes provider."""
+    given = {key: value for key, value in os.environ.items() if key != "PULUMI_CONFIG_PASSPHRASE_FILE"}
+    own = {
+        "PULUMI_CONFIG_PASSPHRASE": "test",
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "PULUMI_BACKEND_URL": f"file://{backend}",
+    }
+    return environment({**given, **own, **more})
+
+
 @cache
 def has_official(path: str, pulumi_home: str | None) -> bool:
     """Whether the official plugin is on PATH, or installed where the CLI keeps its plugins."""

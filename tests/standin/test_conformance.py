@@ -12,8 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.cluster.api import APPS, BATCH, CORE
 from tests.standin import plugin
-from tests.standin.conftest import APPS, BATCH, CORE, Hands, Stack, failed, finished, succeeded, until
+from tests.standin.conftest import Hands, Stack, failed, finished, succeeded, until
 
 
 def definition(group: str) -> dict[str, Any]:
@@ -282,7 +283,7 @@ def test_a_failed_job_fails_the_update_with_its_pods_last_words_and_runs_again(s
     assert "[Error] KV did not move" in printed
 
     update = stack.start("up", "--yes", "--skip-preview")
-    again = until(lambda: next(iter(set(hands.names(CORE, "pods")) - {pod}), None))
+    again = until(lambda: next(iter(set(hands.names(CORE, "pods")) - {pod}), ""))
     hands.set_status(CORE, "pods", again, {"phase": "Succeeded"})
     assert "j replaced" in succeeded(finished(update))
     assert hands.names(BATCH, "jobs") == ["j"]
