@@ -161,6 +161,7 @@ def undocumented(source: Source) -> Iterator[str]:
         "estimate",
         "plan",
         "simulate",
+        "manifest",
     }:
         return
     if ast.get_docstring(source.tree) is None:
