@@ -99,4 +99,5 @@ async def door(folder: Path, fleet: FakeFleet, *, keys: Keys | None = None, **sp
             yield running
         finally:
             stop.set()
+            await session.close()  # nobody is left to say goodbye to
             await served

@@ -12,7 +12,7 @@ from tandem_worker.contract import Phase, WorkerRecord
 from tandem_worker.dialects import vllm
 from tandem_worker.gateway.admit import Admission, Queue, share
 from tandem_worker.gateway.backlog import Meter
-from tandem_worker.gateway.drain import Drain, Leaving
+from tandem_worker.gateway.drain import GOODBYE_S, Drain, Leaving
 from tandem_worker.gateway.errors import Refusal, error_body, error_event
 from tandem_worker.gateway.fleet import Fleet
 from tandem_worker.gateway.handoff import Loss, Offer
@@ -256,6 +256,14 @@ def test_backlog_is_pending_work_over_the_measured_rate():
         meter.end(100.0, second + 1.0, finished=True)
     meter.begin(500.0, 10.0)
     assert meter.seconds(10.0) == pytest.approx(5.0, rel=0.15)
+
+
+def test_goodbye_takes_as_long_as_somebody_is_there_and_never_longer_than_the_drain():
+    drain = Drain(began_s=5.0, timeout_s=10.0)
+    assert drain.says_goodbye(1, 5.0 + GOODBYE_S - 0.1)
+    assert not drain.says_goodbye(1, 5.0 + GOODBYE_S)
+    assert not drain.says_goodbye(0, 5.0)
+    assert not Drain(began_s=5.0, timeout_s=0.5).says_goodbye(1, 5.6)
 
 
 def test_drain_waits_for_what_is_under_way_but_not_for_ever():

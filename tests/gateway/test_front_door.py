@@ -251,6 +251,22 @@ async def test_drain_finishes_what_runs_and_closes_the_door(tmp_path: Path):
         await gate.served
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_keeps_asking_is_told_that_its_connection_ends(tmp_path: Path, stream: bool):
+    """Its next request may be on the way already: a connection that is closed then looks like a server that died."""
+    async with FakeFleet(tmp_path) as fleet, door(tmp_path, fleet) as gate:
+        assert (await gate.post("/v1/completions", COMPLETION))[0] == 200
+        gate.stop.set()
+        host, port = gate.url.removeprefix("http://").split(":")
+        await until(lambda: not _connects(host, int(port)))
+        body = COMPLETION | {"stream": stream}
+        async with gate.session.post(f"{gate.url}/v1/completions", json=body) as answer:
+            assert answer.status == 200
+            assert answer.headers["connection"] == "close"
+            assert await answer.read()
+        await gate.served
+
+
 async def test_drain_gives_up_after_its_time(tmp_path: Path):
     async with FakeFleet(tmp_path) as fleet, door(tmp_path, fleet, drain_timeout_s=0.2) as gate:
         fleet.engine("decode-0").fail("half_open")

@@ -244,4 +244,5 @@ async def steady(url: str, expected: dict[str, Answer], **options: Any) -> Async
     """A load that must have come through without one failure when the block ends."""
     async with Load(url, expected, **options) as load:
         yield load
-    assert load.failures == [], f"{len(load.failures)} of {len(load.outcomes)} requests failed"
+    failures = load.failures
+    assert failures == [], f"{len(failures)} of {len(load.outcomes)} requests failed, the first: {failures[0]}"

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Awaitable, Callable
 
+    from aiohttp.abc import AbstractStreamWriter
+    from aiohttp.http_parser import RawRequestMessage
+    from aiohttp.streams import StreamReader
     from aiohttp.web_request import BaseRequest
 
 CONNECTIONS_MAX = 8192
@@ -28,13 +31,27 @@ class Listener(web.Server):
     """Accepts connections for one handler."""
 
     def __init__(self, handle: "Callable[[BaseRequest], Awaitable[web.StreamResponse]]") -> None:
-        super().__init__(handle, handler_cancellation=True, access_log=None)
+        super().__init__(handle, request_factory=self._request, handler_cancellation=True, access_log=None)
         self._loop = asyncio.get_running_loop()
+        self.is_leaving = False
+        """Whether every answer from now on says that its connection ends with it."""
 
     def __call__(self) -> RequestHandler:
         """The protocol of a new connection."""
         no_log = cast("logging.Logger", None)  # aiohttp takes None, its types do not say so
         return _Connection(self, loop=self._loop, access_log=no_log, keepalive_timeout=KEEP_ALIVE_S)
+
+    def _request(
+        self,
+        message: "RawRequestMessage",
+        payload: "StreamReader",
+        protocol: RequestHandler,
+        writer: "AbstractStreamWriter",
+        task: "asyncio.Task[None]",
+    ) -> web.BaseRequest:
+        if self.is_leaving:
+            message = message._replace(should_close=True)
+        return web.BaseRequest(message, payload, protocol, writer, task, self._loop)
 
 
 class _Connection(RequestHandler):

@@ -147,8 +147,11 @@ async def serve(
     await stop.wait()
     gateway.draining = True
     accepting.close()
-    server.pre_shutdown()  # connections end with their running request, unused ones at once
+    server.is_leaving = True
     drain = Drain(loop.time(), spec.drain_timeout_s)
+    while drain.says_goodbye(len(server.connections), loop.time()):  # noqa: ASYNC110 - asked by the clock, too
+        await asyncio.sleep(DRAIN_POLL_S)
+    server.pre_shutdown()  # connections end with their running request, unused ones at once
     while (leaving := drain.look(gateway.under_way, loop.time())) is Leaving.WAIT:  # noqa: ASYNC110 - asked by the clock, too
         await asyncio.sleep(DRAIN_POLL_S)
     if leaving is Leaving.TIMED_OUT:
