@@ -17,6 +17,7 @@ CLUSTER_TIMEOUT_S = 1800
 NEEDS = {
     "agent/test_run.py": "processes",
     "agent/test_tree.py": "processes",
+    "gateway/test_cluster.py": "processes",
     "gateway/test_faults.py": "processes",
     "gateway/test_front_door.py": "processes",
     "fakes/test_engine.py": "processes",

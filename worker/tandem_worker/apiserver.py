@@ -24,6 +24,8 @@ WATCH_S = 300
 """After so long the server ends a watch, and it is begun anew: a connection that died silently is not kept."""
 LINE_BYTES_MAX = 8 * 1024 * 1024
 """An object has at most 1.5 MB in etcd."""
+NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
+"""What a server that goes away raises, before or within its answer; the last one for a cut line or a proxy's page."""
 
 
 class ApiError(Exception):
@@ -114,14 +116,11 @@ class ApiServer:
         query = f"watch=1&allowWatchBookmarks=true&timeoutSeconds={WATCH_S}&resourceVersion={version}"
         limits = aiohttp.ClientTimeout(sock_connect=TIMEOUT_S, sock_read=WATCH_S + TIMEOUT_S)
         async with self._request("GET", f"{path}{joint}{query}", None, limits) as response:
-            try:
-                async for line in response.content:
-                    event = Event(**json.loads(line))
-                    if event.type == "ERROR":
-                        raise _error(event.object.get("code", 0), event.object.get("message", "the watch failed"))
-                    yield event
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise ApiError(f"the watch of {path} broke: {error or type(error).__name__}") from error
+            async for line in response.content:
+                event = Event(**json.loads(line))
+                if event.type == "ERROR":
+                    raise _error(event.object.get("code", 0), event.object.get("message", "the watch failed"))
+                yield event
 
     async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:  # noqa: ANN401 - JSON
         async with self._request(method, path, body, aiohttp.ClientTimeout(total=TIMEOUT_S)) as response:
@@ -133,23 +132,22 @@ class ApiServer:
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
         assert self._session is not None, "the client is used inside `async with`"
         headers = {"accept": "application/json"}
-        if self._token_file is not None:
-            headers["authorization"] = f"Bearer {await asyncio.to_thread(_read, self._token_file)}"
         data = None
         if body is not None:
             headers["content-type"] = "application/merge-patch+json"
             data = json.dumps(body)
         try:
-            response = await self._session.request(
+            if self._token_file is not None:
+                headers["authorization"] = f"Bearer {await asyncio.to_thread(_read, self._token_file)}"
+            async with self._session.request(
                 method, self.url + path, data=data, headers=headers, ssl=self._ssl or True, timeout=limits
-            )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            ) as response:
+                if response.status >= 400:
+                    raise _error(response.status, f"{method} {path}: {_message(await response.text())}")
+                yield response
+        except NO_ANSWER as error:
             reason = str(error) or type(error).__name__
             raise ApiError(f"the API server does not answer {method} {path}: {reason}") from error
-        async with response:
-            if response.status >= 400:
-                raise _error(response.status, f"{method} {path}: {_message(await response.text())}")
-            yield response
 
 
 def _error(status: int, message: str) -> ApiError:

@@ -6,6 +6,7 @@ workers that come are found when it is back.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -19,7 +20,11 @@ from tandem_worker.gateway.watch import CONTRACTS_READ
 
 PREFIX = "tandem.serving/"
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
-"""Pauses before the watch is tried again; the last one is kept."""
+"""Pauses before it is listed and watched again; the last one is kept."""
+SOUND_S = 10.0
+"""After having followed for so long, the next failure is a first one."""
+SHORT_WATCH_S = 1.0
+"""A watch that is over sooner and told nothing has failed; as in client-go 0.37.1, tools/cache/reflector.go."""
 ASK_TIMEOUT_S = 5.0
 ASK_POLL_S = 0.5
 
@@ -30,11 +35,14 @@ Objects = dict[str, dict[str, Any]]
 class ClusterSource:
     """Workers and state of one service, as the API server and the agents tell."""
 
-    def __init__(self, api: ApiServer, service: str) -> None:
+    def __init__(self, api: ApiServer, service: str, now: Callable[[], float]) -> None:
         self._api = api
         self._service = service
+        self._now = now
         self._slices: Objects = {}
         self._states: Objects = {}
+        self._state: ServiceState | None = None
+        self._state_text: str | None = None
         self._identities: dict[Address, Identity] = {}
         self._asking: dict[Address, asyncio.Task[None]] = {}
 
@@ -45,16 +53,12 @@ class ClusterSource:
 
     @property
     def state(self) -> ServiceState | None:
-        """The service's state as last read; None before, or when it cannot be understood."""
+        """The service's state; None before the first. One that is not understood is told once; the last good stays."""
         text = next(((item.get("data") or {}).get("service.json") for item in self._states.values()), None)
-        if text is None:
-            return None
-        try:
-            state = ServiceState.model_validate_json(text)
-        except ValidationError as error:
-            log.warning("ignoring the service's state: %s", str(error).replace("\n", " ")[:500])
-            return None
-        return state if state.contract in CONTRACTS_READ else None
+        if text is not None and text != self._state_text:
+            self._state_text = text
+            self._state = _understood(text) or self._state
+        return self._state
 
     @property
     def proof_digest(self) -> str | None:
@@ -81,23 +85,29 @@ class ClusterSource:
         """Keep `objects` as the API server has them."""
         failures = 0
         while True:
+            begun_s = self._now()
             try:
                 listed = await self._api.get(path)
-                failures = 0
                 objects.clear()
                 objects.update({item["metadata"]["name"]: item for item in listed["items"]})
                 await self._watch(path, listed["metadata"]["resourceVersion"], objects)
             except Expired:
-                continue
+                await asyncio.sleep(RETRY_S[0])
             except ApiError as error:
+                if self._now() - begun_s >= SOUND_S:
+                    failures = 0
                 if failures == 0:
                     log.warning("the last known fleet stays: %s", error)
                 await asyncio.sleep(RETRY_S[min(failures, len(RETRY_S) - 1)])
                 failures += 1
 
     async def _watch(self, path: str, version: str, objects: Objects) -> None:
-        """Take over what changes; a watch that the server ends is begun where it ended."""
+        """Take over what changes, until it fails; a watch that the server ends is begun where it ended.
+
+        Raises: ApiError, and for a watch that was over at once, too.
+        """
         while True:
+            begun_s, begun_at = self._now(), version
             async with aclosing(self._api.watch(path, version)) as events:
                 async for event in events:
                     version = event.object["metadata"]["resourceVersion"]
@@ -106,6 +116,8 @@ class ClusterSource:
                         objects.pop(name, None)
                     elif event.type != "BOOKMARK":
                         objects[name] = event.object
+            if version == begun_at and self._now() - begun_s < SHORT_WATCH_S:
+                raise ApiError(f"the watch of {path} was ended at once")
 
     def _of(self, component: str) -> list[dict[str, Any]]:
         label = "app.kubernetes.io/component"
@@ -152,3 +164,16 @@ class ClusterSource:
                 if wire is not None:
                     upstream.release(wire)
             await asyncio.sleep(ASK_POLL_S)
+
+
+def _understood(text: str) -> ServiceState | None:
+    try:
+        state = ServiceState.model_validate_json(text)
+    except ValidationError as error:
+        log.warning("ignoring the service's state: %s", str(error).replace("\n", " ")[:500])
+        return None
+    if state.contract not in CONTRACTS_READ:
+        read = " and ".join(map(str, sorted(CONTRACTS_READ)))
+        log.warning("ignoring the service's state: contract version %d, this gateway reads %s", state.contract, read)
+        return None
+    return state

@@ -111,7 +111,7 @@ async def _until_signal(spec: GatewaySpec, keys: Keys, fleet_dir: Path | None, l
         await serve(spec, keys, FolderSource(fleet_dir, spec.service), listener, stop)
         return 0
     async with ApiServer.in_cluster() as api:
-        source = ClusterSource(api, spec.service)
+        source = ClusterSource(api, spec.service, loop.time)
         await serve(spec, replace(keys, proof_digest=lambda: source.proof_digest), source, listener, stop)
     return 0
 
