@@ -15,7 +15,20 @@ from tandem_worker.gateway.backlog import Meter
 from tandem_worker.gateway.drain import GOODBYE_S, Drain, Leaving
 from tandem_worker.gateway.errors import Refusal, error_body, error_event
 from tandem_worker.gateway.fleet import Fleet
-from tandem_worker.gateway.handoff import Loss, Offer
+from tandem_worker.gateway.handoff import (
+    Begin,
+    DecodeAnswered,
+    Deliver,
+    Event,
+    Exchange,
+    Loss,
+    Offer,
+    Prefilled,
+    RunDecode,
+    RunPrefill,
+    Terms,
+    step,
+)
 from tandem_worker.gateway.pair import Ask, Pinned, Route, choose, redirect
 from tandem_worker.gateway.request import ClientRequest, read_request
 from tandem_worker.gateway.silence import Limits, Silence, judge
@@ -206,7 +219,38 @@ def test_worker_that_failed_a_request_comes_last():
     both = choose(fleet, Ask("g1", disaggregate=True, blamed=("d0", "d1")))
     assert both == Route("p0", reason="pair-failed", fallback=True)
     everyone = choose(fleet, Ask("g1", disaggregate=True, blamed=("d0", "d1", "p0", "d1")))
-    assert everyone == Route("d0", "p0", fresh=False)
+    assert everyone == Route("p0", reason="pair-failed", fallback=True, blame=1)
+
+
+@given(
+    prefills=st.integers(1, 2),
+    decodes=st.integers(1, 2),
+    broken=st.sampled_from(["p0", "d0"]),
+    reads_one_more=st.booleans(),
+    busy=st.lists(st.sampled_from(["p0", "p1", "d0", "d1"]), max_size=6),
+)
+def test_one_broken_engine_whose_agent_has_not_noticed_fails_no_request(
+    prefills: int, decodes: int, broken: str, reads_one_more: bool, busy: list[str]
+):
+    """It answers 500 to everything, and what it has read cannot be fetched from it any more."""
+    fleet = fleet_of(*(P0, P1)[:prefills], *(D0, D1)[:decodes])
+    for name in busy:
+        fleet.begin(name, "decode", 1, 0.0)
+    state = Exchange(Terms(disaggregate=True, reason="", deadline_s=60.0, attempts_max=4))
+    event: Event = Begin()
+    reads = reads_one_more
+    while True:
+        state, actions = step(state, event, 0.0, fleet)
+        match actions[-1]:
+            case RunPrefill(worker=name):
+                well, reads = name != broken or reads, False
+                event = Prefilled(200 if well else 500, has_parameters=well)
+            case RunDecode(worker=name, handed_off=handed_off):
+                fetched = not handed_off or (state.route is not None and state.route.prefill != broken)
+                event = DecodeAnswered(200 if name != broken and fetched else 500)
+            case last:
+                assert last == Deliver(), last
+                return
 
 
 def test_pinned_workers_are_used_as_named_or_not_at_all():

@@ -250,7 +250,7 @@ def _attempt(state: Exchange, now_s: float, fleet: Fleet) -> Step:
     if state.attempts >= state.terms.attempts_max:
         return _give_up(state)
     generation, route = _route(state, fleet)
-    if state.loss is Loss.OVERLOADED and (route is None or not route.fresh or route.fallback):
+    if state.loss is Loss.OVERLOADED and (route is None or route.blame or route.fallback):
         return _give_up(state)
     if route is None:
         return _park(state, generation, now_s, fleet)

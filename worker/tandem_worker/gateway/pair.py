@@ -40,24 +40,24 @@ class Route(Struct, frozen=True):
     """Why there is no hand-off, as the header `x-tandem-reason` says it."""
     fallback: bool = False
     """Whether a survivor serves both phases because a phase has none."""
-    fresh: bool = True
-    """Whether no worker of it has failed this request before."""
+    blame: int = 0
+    """How often its workers have failed this request before."""
 
 
 def choose(fleet: Fleet, ask: Ask) -> Route | None:
     """The best route there is now, None when there is none.
 
-    Order: a pair (or, for a whole request, a worker of the decode phase) that has not failed this
-    request; a survivor that has not; then the least blamed of what is left.
+    The least blamed one; of those a pair, or for a whole request a worker of the decode phase, before a survivor.
+    So two workers of which one is broken are enough: what fails in a pair may be the fault of the other of the two.
     """
     ready = fleet.ready(ask.generation)
     if ask.pinned is not None:
         return _pinned(ready, ask, ask.pinned)
     regular = _pair(ready, ask) if ask.disaggregate else _whole(ready, ask)
-    if regular is not None and regular.fresh:
+    if regular is not None and not regular.blame:
         return regular
     survivor = _survivor(ready, ask) if ask.survivors_serve_both else None
-    if survivor is not None and (survivor.fresh or regular is None):
+    if survivor is not None and (regular is None or survivor.blame < regular.blame):
         return survivor
     return regular
 
@@ -70,7 +70,7 @@ def redirect(fleet: Fleet, ask: Ask, route: Route) -> Route:
     key = prefill.record.pair_key
     able = (w for w in fleet.ready(ask.generation) if w.record.phase == "decode" and w.record.pair_key == key)
     other = _least(ask, able, _decode_load)
-    return route if other is None else Route(other.record.name, route.prefill, fresh=_blame(ask, other) == 0)
+    return route if other is None else Route(other.record.name, route.prefill, blame=_blame(ask, other))
 
 
 def can_serve(fleet: Fleet, ask: Ask) -> bool:
@@ -89,13 +89,13 @@ def _pair(ready: list[Worker], ask: Ask) -> Route | None:
         blame = _blame(ask, prefill) + _blame(ask, decode)
         rank = (blame, *_prefill_load(prefill), decode.decodes)
         if best is None or rank < best[0]:
-            best = rank, Route(decode.record.name, prefill.record.name, fresh=blame == 0)
+            best = rank, Route(decode.record.name, prefill.record.name, blame=blame)
     return best and best[1]
 
 
 def _whole(ready: list[Worker], ask: Ask) -> Route | None:
     worker = _least(ask, (worker for worker in ready if worker.record.phase == "decode"), _decode_load)
-    return worker and Route(worker.record.name, reason=ask.reason, fresh=_blame(ask, worker) == 0)
+    return worker and Route(worker.record.name, reason=ask.reason, blame=_blame(ask, worker))
 
 
 def _survivor(ready: list[Worker], ask: Ask) -> Route | None:
@@ -106,8 +106,8 @@ def _survivor(ready: list[Worker], ask: Ask) -> Route | None:
     phases = {worker.record.phase for worker in ready}
     lacking = next((f"no-{phase}-ready" for phase in ("prefill", "decode") if phase not in phases), "pair-failed")
     if not ask.disaggregate:
-        return Route(worker.record.name, reason=ask.reason, fallback=True, fresh=_blame(ask, worker) == 0)
-    return Route(worker.record.name, reason=lacking, fallback=True, fresh=_blame(ask, worker) == 0)
+        return Route(worker.record.name, reason=ask.reason, fallback=True, blame=_blame(ask, worker))
+    return Route(worker.record.name, reason=lacking, fallback=True, blame=_blame(ask, worker))
 
 
 def _pinned(ready: list[Worker], ask: Ask, pinned: Pinned) -> Route | None:
