@@ -1,7 +1,7 @@
 """Turns a lowered service into the objects of a Kubernetes cluster, as plain JSON.
 
 Input: `Resolved`, its `Fleet`, and a `Setting`. Output: `Manifests`. Nothing here is an engine's, and nothing is
-Pulumi's: `tandem render` prints what the component creates.
+Pulumi's: `tandem render --target kubernetes` prints what the component creates.
 """
 
 from collections.abc import Callable, Mapping, Sequence
