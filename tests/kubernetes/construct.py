@@ -1,6 +1,6 @@
 """Constructs one service under Pulumi's mocks, which are the process's own, and prints what was registered as JSON.
 
-python -m tests.kubernetes.construct plain|access|wrong|scaled|transform
+python -m tests.kubernetes.construct plain|access|wrong|scaled|transform|two|meant
 """
 
 import json
@@ -15,11 +15,15 @@ from tests.builders import laptop_pair
 IMAGES = kubernetes.Images(worker="worker:1", gateway="gateway:1")
 WRONG = tandem.Pool(gpu="cpu", cpu_cores="1", block_tokens=64)
 SCALED = tandem.Pool(gpu="cpu", cpu_cores="1", autoscalers=(tandem.Autoscaler(workers_max=4),))
+TWO = tandem.Pool(gpu="cpu", workers=2)
+MEANT = tandem.Pool(gpu="cpu", pod=tandem.Pod(disruption_min_available=0))
 CASES: dict[str, dict[str, Any]] = {
     "plain": {"namespace": pulumi.Output.from_input("llm")},
     "access": {"cluster": kubernetes.Access(kubeconfig="/home/me/.kube/config", identifier="mine")},
     "wrong": {"service": laptop_pair(decode=WRONG)},
     "scaled": {"service": laptop_pair(decode=SCALED)},
+    "two": {"service": laptop_pair(prefill=TWO, decode=TWO)},
+    "meant": {"service": laptop_pair(prefill=MEANT, decode=MEANT)},
     "transform": {"transforms": {"decoder": dict}},
 }
 
@@ -42,7 +46,8 @@ class Recorder(pulumi.runtime.Mocks):
 def main(case: str) -> None:
     recorder = Recorder()
     pulumi.runtime.set_mocks(recorder, project="p", stack="s", preview=False)
-    told: dict[str, Any] = {"error": None, "outputs": None}
+    told: dict[str, Any] = {"error": None, "outputs": None, "warned": []}
+    pulumi.log.warn = told["warned"].append
 
     @pulumi.runtime.test
     def program() -> pulumi.Output[None] | None:

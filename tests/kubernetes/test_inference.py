@@ -50,6 +50,15 @@ def test_an_autoscaler_that_would_stand_still_is_refused() -> None:
     assert made["resources"] == []
 
 
+def test_a_pool_of_one_pod_is_warned_of_unless_it_is_meant() -> None:
+    warned = constructed("plain")["warned"]
+    assert [text.count("TND0274") for text in warned] == [1, 1]
+    assert "chat.prefill.workers" in warned[0]
+    assert "the other pool serves both phases" in warned[0]
+    assert constructed("two")["warned"] == []
+    assert constructed("meant")["warned"] == []
+
+
 def test_an_unknown_transform_is_one_message() -> None:
     made = constructed("transform")
     assert "'decoder'" in made["error"]
