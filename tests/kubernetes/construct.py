@@ -13,7 +13,7 @@ from pulumi_tandem import kubernetes
 from tests.builders import laptop_pair
 
 IMAGES = kubernetes.Images(worker="worker:1", gateway="gateway:1")
-WRONG = tandem.Pool(gpu="cpu", cpu_cores="1", block_tokens=64)
+WRONG = tandem.Pool(gpu="cpu", cpu_cores="1", block_tokens=64, dtype="float32")
 SCALED = tandem.Pool(gpu="cpu", cpu_cores="1", autoscalers=(tandem.Autoscaler(workers_max=4),))
 TWO = tandem.Pool(gpu="cpu", workers=2)
 MEANT = tandem.Pool(gpu="cpu", pod=tandem.Pod(disruption_min_available=0))
@@ -46,7 +46,7 @@ class Recorder(pulumi.runtime.Mocks):
 def main(case: str) -> None:
     recorder = Recorder()
     pulumi.runtime.set_mocks(recorder, project="p", stack="s", preview=False)
-    told: dict[str, Any] = {"error": None, "outputs": None, "warned": []}
+    told: dict[str, Any] = {"error": None, "outputs": None, "warned": [], "urns": {}}
     pulumi.log.warn = told["warned"].append
 
     @pulumi.runtime.test
@@ -57,7 +57,10 @@ def main(case: str) -> None:
         except pulumi.RunError as error:
             told["error"] = str(error)
             return None
-        return pulumi.Output.all(made.evidence, made.url).apply(lambda outputs: told.update(outputs=outputs))
+        urns = pulumi.Output.all(**{key: resource.urn for key, resource in made.resources.items()})
+        return pulumi.Output.all(evidence=made.evidence, url=made.url, urns=urns).apply(
+            lambda known: told.update(outputs=[known["evidence"], known["url"]], urns=known["urns"])
+        )
 
     program()
     sys.stdout.write(json.dumps({**told, "resources": recorder.seen}) + "\n")
