@@ -1,6 +1,6 @@
 """Constructs one service under Pulumi's mocks, which are the process's own, and prints what was registered as JSON.
 
-python -m tests.kubernetes.construct plain|access|wrong|scaled|transform|two|meant
+python -m tests.kubernetes.construct plain|access|wrong|scaled|transform|staying
 """
 
 import json
@@ -22,8 +22,7 @@ CASES: dict[str, dict[str, Any]] = {
     "access": {"cluster": kubernetes.Access(kubeconfig="/home/me/.kube/config", identifier="mine")},
     "wrong": {"service": laptop_pair(decode=WRONG)},
     "scaled": {"service": laptop_pair(decode=SCALED)},
-    "two": {"service": laptop_pair(prefill=TWO, decode=TWO)},
-    "meant": {"service": laptop_pair(prefill=MEANT, decode=MEANT)},
+    "staying": {"service": laptop_pair(prefill=TWO, decode=MEANT)},
     "transform": {"transforms": {"decoder": dict}},
 }
 
