@@ -21,6 +21,7 @@ NEEDS = {
     "gateway/test_faults.py": "processes",
     "gateway/test_front_door.py": "processes",
     "fakes/test_engine.py": "processes",
+    "examples/test_cluster_stacks.py": "processes",
     "local": "processes",
     "engine": "engine",
     "standin/test_refusals.py": "engine",

@@ -1,6 +1,6 @@
 """Constructs one service under Pulumi's mocks, which are the process's own, and prints what was registered as JSON.
 
-python -m tests.kubernetes.construct plain|access|wrong|scaled|transform
+python -m tests.kubernetes.construct plain|access|wrong|scaled|transform|staying
 """
 
 import json
@@ -13,13 +13,16 @@ from pulumi_tandem import kubernetes
 from tests.builders import laptop_pair
 
 IMAGES = kubernetes.Images(worker="worker:1", gateway="gateway:1")
-WRONG = tandem.Pool(gpu="cpu", cpu_cores="1", block_tokens=64)
+WRONG = tandem.Pool(gpu="cpu", cpu_cores="1", block_tokens=64, dtype="float32")
 SCALED = tandem.Pool(gpu="cpu", cpu_cores="1", autoscalers=(tandem.Autoscaler(workers_max=4),))
+TWO = tandem.Pool(gpu="cpu", workers=2)
+MEANT = tandem.Pool(gpu="cpu", pod=tandem.Pod(disruption_min_available=0))
 CASES: dict[str, dict[str, Any]] = {
     "plain": {"namespace": pulumi.Output.from_input("llm")},
     "access": {"cluster": kubernetes.Access(kubeconfig="/home/me/.kube/config", identifier="mine")},
     "wrong": {"service": laptop_pair(decode=WRONG)},
     "scaled": {"service": laptop_pair(decode=SCALED)},
+    "staying": {"service": laptop_pair(prefill=TWO, decode=MEANT)},
     "transform": {"transforms": {"decoder": dict}},
 }
 
@@ -42,7 +45,8 @@ class Recorder(pulumi.runtime.Mocks):
 def main(case: str) -> None:
     recorder = Recorder()
     pulumi.runtime.set_mocks(recorder, project="p", stack="s", preview=False)
-    told: dict[str, Any] = {"error": None, "outputs": None}
+    told: dict[str, Any] = {"error": None, "outputs": None, "warned": [], "urns": {}}
+    pulumi.log.warn = told["warned"].append
 
     @pulumi.runtime.test
     def program() -> pulumi.Output[None] | None:
@@ -52,7 +56,10 @@ def main(case: str) -> None:
         except pulumi.RunError as error:
             told["error"] = str(error)
             return None
-        return pulumi.Output.all(made.evidence, made.url).apply(lambda outputs: told.update(outputs=outputs))
+        urns = pulumi.Output.all(**{key: resource.urn for key, resource in made.resources.items()})
+        return pulumi.Output.all(evidence=made.evidence, url=made.url, urns=urns).apply(
+            lambda known: told.update(outputs=[known["evidence"], known["url"]], urns=known["urns"])
+        )
 
     program()
     sys.stdout.write(json.dumps({**told, "resources": recorder.seen}) + "\n")

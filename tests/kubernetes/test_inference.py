@@ -1,5 +1,6 @@
 """The component under Pulumi's mocks: what it registers, in which order of checks, and what lands in state."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
+@functools.cache
 def constructed(case: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.kubernetes.construct", case]
     ran = subprocess.run(command, cwd=ROOT, text=True, check=False, capture_output=True)
@@ -32,6 +34,12 @@ def test_a_service_becomes_objects_and_evidence() -> None:
     assert component == {}
 
 
+def test_every_object_is_a_child_of_the_component() -> None:
+    urns = constructed("plain")["urns"]
+    assert {"prefill", "decode", "gateway", "proof", "worker-network"} <= set(urns)
+    assert [urn for urn in urns.values() if "tandem:kubernetes:Inference$kubernetes:" not in urn] == []
+
+
 def test_a_cluster_of_its_own_gets_a_provider() -> None:
     made = constructed("access")
     (provider,) = [inputs for kind, _, inputs in made["resources"] if kind == "pulumi:providers:kubernetes"]
@@ -40,7 +48,7 @@ def test_a_cluster_of_its_own_gets_a_provider() -> None:
 
 def test_a_wrong_declaration_registers_nothing() -> None:
     made = constructed("wrong")
-    assert "block_tokens" in made["error"]
+    assert all(f"chat.decode.{field}" in made["error"] for field in ("block_tokens", "dtype"))
     assert made["resources"] == []
 
 
@@ -48,6 +56,14 @@ def test_an_autoscaler_that_would_stand_still_is_refused() -> None:
     made = constructed("scaled")
     assert "chat.decode.autoscalers.0" in made["error"]
     assert made["resources"] == []
+
+
+def test_a_pool_of_one_pod_is_warned_of_unless_it_is_meant() -> None:
+    warned = constructed("plain")["warned"]
+    assert [text.count("TND0274") for text in warned] == [1, 1]
+    assert "chat.prefill.workers" in warned[0]
+    assert "the other pool serves both phases" in warned[0]
+    assert constructed("staying")["warned"] == []
 
 
 def test_an_unknown_transform_is_one_message() -> None:

@@ -95,6 +95,25 @@ def test_no_pod_may_more_than_restricted_admits(shape: str) -> None:
             assert security["capabilities"] == {"drop": ["ALL"]}
 
 
+@pytest.mark.parametrize(
+    "asked", [{}, {"capabilities": ("IPC_LOCK",)}, {"host_paths": ("/dev/infiniband",)}], ids=["none", "lock", "path"]
+)
+def test_a_pod_gets_what_its_pool_asks_for_and_no_other_pod_does(asked: dict[str, Any]) -> None:
+    pods = pod_specs(made(llama_pair({"pod": tandem.Pod(**asked)})))
+    given = {key: (_added(pod["spec"]), _machine_paths(pod["spec"])) for key, pod in pods.items()}
+    assert given.pop("prefill") == (list(asked.get("capabilities", ())), list(asked.get("host_paths", ())))
+    assert set(given) == {"decode", "gateway", "proof"}
+    assert all(one == ([], []) for one in given.values())
+
+
+def _added(spec: dict[str, Any]) -> list[str]:
+    return [name for one in spec["containers"] for name in one["securityContext"]["capabilities"].get("add", ())]
+
+
+def _machine_paths(spec: dict[str, Any]) -> list[str]:
+    return [volume["hostPath"]["path"] for volume in spec["volumes"] if "hostPath" in volume]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_children_stand_after_what_they_need_and_fit_into_names(shape: str) -> None:
     seen: set[str] = set()

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from pulumi_tandem.check.asked import gpus_of_pool, nodes_path, pools_by_nodes
-from pulumi_tandem.check.registry import Breach, rule
+from pulumi_tandem.check.registry import Breach, Rule, register, rule
 from pulumi_tandem.declare import Ratio
 from pulumi_tandem.resolve import Resolved, ResolvedPool
 
@@ -252,6 +252,20 @@ def budget_lets_go(resolved: Resolved) -> Iterator[Breach]:
             message = f"{least} of {count} workers must be there at all times; no machine could be emptied"
             path = f"{pool.name}.pod.disruption_min_available"
             yield Breach(path=path, message=message, fix=f"use {max(count - 1, 0)}, or one more worker")
+
+
+register(
+    Rule(
+        code="TND0274",
+        severity="warning",
+        title="a pool outlives the emptying of one machine",
+        story="""A drain of a machine evicts the pods on it one by one, as far as the disruption budget lets it, and
+        with one pod there is no other to wait for. Until it runs somewhere else its phase is done by nobody, or by the
+        other pool beside its own work; and a large model takes minutes to load. The target that creates the pods says
+        it: on one machine of yours, one worker each is what most people want.""",
+        source="Kubernetes, disruptions, PodDisruptionBudget; pulumi_tandem.declare.service",
+    )
+)
 
 
 def _bounds(pool: ResolvedPool) -> tuple[int, int | None]:

@@ -13,12 +13,11 @@ from pulumi_tandem import check as checks
 from pulumi_tandem.check.declared import same_names
 from pulumi_tandem.cli import catalog_view
 from pulumi_tandem.cli.formats import Checked, Format, written
-from pulumi_tandem.cli.program import File, Program, read_program, services_of
+from pulumi_tandem.cli.program import Program, read_program
 from pulumi_tandem.cli.refusal import Refusal
 from pulumi_tandem.cli.screen import AsJson, console
 from pulumi_tandem.declare import Service
 from pulumi_tandem.finding import DeclarationError, Finding
-from pulumi_tandem.lower import Fleet, lower
 from pulumi_tandem.plan import judge
 from pulumi_tandem.resolve import resolve
 
@@ -54,23 +53,6 @@ def check(
         typer.echo(told)
     if any(finding.severity == "error" for one in checked for finding in one.findings):
         raise typer.Exit(1)
-
-
-def render(file: File, as_json: AsJson = False) -> None:
-    """Print the exact processes that FILE's services become: argv, environment, ports.
-
-    $(TANDEM_...) stands for what a worker is told where it starts: its address and ports. A service with errors is
-    not rendered; `tandem check` tells them.
-    """
-    try:
-        fleets = [lower(resolved) for resolved in checks.accept(*services_of(file))]
-    except DeclarationError as error:
-        raise Refusal(str(error)) from None
-    if as_json:
-        typer.echo(json.dumps([fleet.model_dump(mode="json") for fleet in fleets], indent=2))
-        return
-    for fleet in fleets:
-        typer.echo(_rendered(fleet))
 
 
 def explain(codes: Annotated[list[str], typer.Argument(metavar="CODE...", help="Codes of rules, as TND0001.")]) -> None:
@@ -117,29 +99,3 @@ def _findings_of(service: Service) -> Sequence[Finding]:
         return (*checks.check(resolve(service)), *judge(service))
     except DeclarationError as error:
         return error.findings
-
-
-def _rendered(fleet: Fleet) -> str:
-    """A fleet as a person reads it: each process with its flags one below the other."""
-    lines = [f"{fleet.service}: generation {fleet.generation}"]
-    for pool in fleet.pools:
-        spec = pool.spec
-        lines += ["", f"{pool.name}: {pool.workers} x {spec.engine}, {spec.gpus} GPUs each"]
-        lines += [f"  {name}={value}" for name, value in spec.env.items()]
-        lines += [f"  {line}" for line in _flags(spec.argv)]
-    gateway = fleet.gateway.model_dump(mode="json", exclude_defaults=True)
-    lines += ["", "gateway", *(f"  {name}: {value}" for name, value in gateway.items())]
-    return "\n".join(lines)
-
-
-def _flags(argv: Sequence[str]) -> list[str]:
-    """One flag a line, with its values."""
-    lines: list[str] = []
-    for word in argv:
-        if word.startswith("--") and lines:
-            lines.append(f"  {word}")
-        elif lines:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pulumi_tandem.cli import declared, predicted, running
+from pulumi_tandem.cli import declared, predicted, rendered, running
 from pulumi_tandem.cli.refusal import Refusal
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ for command in (
     declared.check,
     predicted.plan,
     predicted.simulate,
-    declared.render,
+    rendered.render,
     declared.explain,
     declared.catalog,
 ):

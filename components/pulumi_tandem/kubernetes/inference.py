@@ -8,9 +8,11 @@ from typing import Any
 import pulumi_kubernetes as k8s
 
 import pulumi
+from pulumi_tandem import check
 from pulumi_tandem.accept import accept
 from pulumi_tandem.declare import Service
 from pulumi_tandem.finding import DeclarationError
+from pulumi_tandem.kubernetes.alone import alone
 from pulumi_tandem.kubernetes.kinds import register
 from pulumi_tandem.kubernetes.refused import not_served
 from pulumi_tandem.lower import lower
@@ -92,6 +94,8 @@ def _accepted(args: InferenceArgs) -> Manifests:
     (resolved,) = accept(args.service)
     if refused := not_served(resolved):
         raise pulumi.RunError(str(DeclarationError(refused)))
+    for finding in alone(resolved):
+        pulumi.log.warn(check.render_finding(finding))
     setting = Setting(
         images=args.images,
         namespace=args.namespace,

@@ -1,7 +1,7 @@
 """Turns a lowered service into the objects of a Kubernetes cluster, as plain JSON.
 
 Input: `Resolved`, its `Fleet`, and a `Setting`. Output: `Manifests`. Nothing here is an engine's, and nothing is
-Pulumi's: the component registers what is made here, object by object.
+Pulumi's: the component registers what is made here, object by object, and `tandem render` prints it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
