@@ -64,7 +64,7 @@ def test_an_even_load_does_not_make_workers_go_to_and_fro():
 def test_moves_keep_their_distance_unless_the_load_is_extreme():
     """A load that is worth one more reader at a time moves one worker, then none for a while."""
     names = [f"w{number}" for number in range(8)]
-    state = Roles(of=dict.fromkeys(names[:3], "prefill") | dict.fromkeys(names[3:], "decode"))
+    state = Roles(of={name: "prefill" if name in names[:3] else "decode" for name in names})
 
     def heavier(name: str, role: Phase) -> Seen:
         return Seen(name=name, prompts_s=2.0) if role == "prefill" else Seen(name=name, decode_share=0.4)
