@@ -9,13 +9,16 @@ Output: an `Outcome`. Pass times are plain functions: `declared` makes them of a
 from pulumi_tandem.simulate.outcome import SHARES, Outcome, Percentiles, PoolOutcome, Window, outcome, percentiles_of
 from pulumi_tandem.simulate.scenario import (
     Death,
+    Flexible,
     FrontDoor,
     HandOff,
     Policy,
     PoolModel,
     PoolView,
+    Role,
     Scaling,
     Scenario,
+    WorkerView,
     requests_per_worker,
 )
 from pulumi_tandem.simulate.simulation import Progress, Simulation
@@ -48,6 +51,7 @@ __all__ = [
     "Arrivals",
     "Conversations",
     "Death",
+    "Flexible",
     "FrontDoor",
     "HandOff",
     "Outcome",
@@ -57,6 +61,7 @@ __all__ = [
     "PoolModel",
     "PoolOutcome",
     "PoolView",
+    "Role",
     "Scaling",
     "Scenario",
     "Surge",
@@ -64,6 +69,7 @@ __all__ = [
     "Traffic",
     "Window",
     "WorkerModel",
+    "WorkerView",
     "constant",
     "from_rows",
     "generate",

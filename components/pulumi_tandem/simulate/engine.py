@@ -14,6 +14,7 @@ from typing import Literal
 
 from pulumi_tandem.simulate.gaps import Gaps
 from pulumi_tandem.simulate.request import UNSENT, Request
+from pulumi_tandem.simulate.scenario import Role, WorkerView
 from pulumi_tandem.simulate.worker import WorkerModel
 
 State = Literal["starting", "ready", "draining", "gone"]
@@ -56,8 +57,8 @@ class Engine:
 
     __slots__ = (
         "_cached_tokens", "_fresh", "_normal", "_steps", "busy_s", "cache", "context", "decoding", "gaps", "held",
-        "incoming", "joining", "kv_used", "load", "model", "number", "pool", "queued_tokens", "reading", "run",
-        "since_s", "state", "turn", "version", "waiting",
+        "incoming", "joining", "kv_used", "load", "model", "number", "pool", "queued_tokens", "read_tokens", "reading",
+        "role", "run", "since_s", "state", "turn", "version", "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, pool: int, model: WorkerModel, shared: Shared) -> None:
@@ -73,6 +74,10 @@ class Engine:
         """Requests that are routed to it and not done with it."""
         self.queued_tokens = 0
         """Prompt tokens that are routed to it to be read for another worker."""
+        self.read_tokens = 0
+        """Prompt tokens that it has read for others."""
+        self.role: Role = "decode"
+        """Which new requests a flexible worker takes."""
         self.turn = 0
         """When it was chosen last, to go round among equals."""
         self.version = 0
@@ -102,6 +107,18 @@ class Engine:
     def running(self) -> int:
         """Requests that take a place of the batch."""
         return len(self.decoding) + len(self.reading) + len(self.incoming) + len(self.joining)
+
+    def view(self) -> WorkerView:
+        """What a gateway knows of it."""
+        unread = [request for request in (*self.waiting, *self.reading) if request.hands_off]
+        here = len(self.waiting) + len(self.reading) + len(self.incoming) + len(self.joining) + len(self.decoding)
+        return WorkerView(
+            number=self.number,
+            unread_tokens=sum(request.context for request in unread),
+            read_tokens=self.read_tokens,
+            decodes=here - len(unread),
+            kv_share=self.kv_used / self.model.kv_tokens,
+        )
 
     def requests(self) -> list[Request]:
         """All that it has, its waiting ones and those that it holds for others included."""
@@ -305,6 +322,7 @@ class Engine:
         self._keep(request, request.context)
         if request.hands_off:
             self.held.add(request)
+            self.read_tokens += request.context
         return True
 
     def _first_after_reading(self, request: Request, now_s: float) -> bool:
