@@ -171,7 +171,8 @@ class Fleet:
 
     def loaded(self, name: str, kv_share: float) -> None:
         """A worker's agent said how full its memory for KV is."""
-        if worker := self.workers.get(name):
+        worker = self.workers.get(name)
+        if worker is not None and kv_share != worker.kv_share:  # else it is the same reading, told again
             worker.kv_share = kv_share
             worker.running_then = worker.running
 
