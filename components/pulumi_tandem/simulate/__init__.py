@@ -8,10 +8,12 @@ Output: an `Outcome`. Pass times are plain functions: `declared` makes them of a
 
 from pulumi_tandem.simulate.outcome import SHARES, Outcome, Percentiles, PoolOutcome, Window, outcome, percentiles_of
 from pulumi_tandem.simulate.scenario import (
+    Asked,
     Death,
     Flexible,
     FrontDoor,
     HandOff,
+    Pairing,
     Policy,
     PoolModel,
     PoolView,
@@ -49,12 +51,14 @@ def simulate(scenario: Scenario, *, window_s: float = 10.0, progress: Progress |
 
 __all__ = [
     "Arrivals",
+    "Asked",
     "Conversations",
     "Death",
     "Flexible",
     "FrontDoor",
     "HandOff",
     "Outcome",
+    "Pairing",
     "PassTime",
     "Percentiles",
     "Policy",

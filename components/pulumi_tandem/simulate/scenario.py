@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
-from typing import Literal
+from typing import Literal, Protocol
 
 from pulumi_tandem.declare.workload import Objectives
 from pulumi_tandem.simulate.traffic import Traffic
@@ -79,6 +79,33 @@ class Flexible:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request as a front door sees it."""
+
+    index: int
+    prompt_tokens: int
+    session: int
+    beginning: int
+    beginning_tokens: int
+
+
+class Pairing(Protocol):
+    """Which workers a request goes to, in place of the least loaded ones; it learns what a front door learns."""
+
+    def choose(self, asked: Asked, now_s: float) -> tuple[int | None, int]:
+        """The numbers of the workers that read and answer; None: the second one does both."""
+        ...
+
+    def read(self, index: int, now_s: float) -> None:
+        """The prompt of that request has been read for another worker."""
+        ...
+
+    def over(self, index: int, now_s: float) -> None:
+        """The request is answered."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolModel:
     """Workers of one phase, or of both."""
 
@@ -144,6 +171,8 @@ class Scenario:
     flexible: Flexible | None = None
     """Roles of the workers of `decode`, where there is no `prefill` and they serve as one or the other."""
     prefill: PoolModel | None = None
+    pairing: Pairing | None = None
+    """Who chooses among workers of which none dies, comes or goes. Default: the least loaded are chosen."""
     hand_off: HandOff = HandOff()
     door: FrontDoor
     objectives: Objectives | None = None
@@ -162,6 +191,7 @@ class Scenario:
 
     def __post_init__(self) -> None:
         assert not (self.flexible and self.prefill), "flexible workers are one pool"
+        assert not self.pairing or (self.prefill and not self.deaths), "pairs are chosen of two pools that stay"
         names = [pool.name for pool in self.pools]
         for death in self.deaths:
             if death.pool not in names:

@@ -15,7 +15,7 @@ from pulumi_tandem.simulate.gaps import Gaps
 from pulumi_tandem.simulate.pool import Load, Pool, decode_load, no_load, prefill_load
 from pulumi_tandem.simulate.record import Record
 from pulumi_tandem.simulate.request import UNSENT, Request
-from pulumi_tandem.simulate.scenario import Flexible, PoolModel, PoolView, Role, Scaling, Scenario
+from pulumi_tandem.simulate.scenario import Asked, Flexible, Pairing, PoolModel, PoolView, Role, Scaling, Scenario
 
 Progress = Callable[[float], None]
 """Is told the simulated seconds now and then."""
@@ -37,6 +37,7 @@ class Simulation:
         self._prefill = self.pools[0] if scenario.prefill else None
         self._decode = self.pools[-1]
         self._flexible = scenario.flexible
+        self._pairing = scenario.pairing
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._events_planned = 0
         self._periodic = 0
@@ -105,6 +106,8 @@ class Simulation:
         self._next += 1
         request = Request(index, at_s, traffic.prompt_tokens[index], traffic.output_tokens[index])
         request.cached, request.session = traffic.cached_tokens[index], traffic.session[index]
+        if traffic.beginning:
+            request.beginning, request.beginning_tokens = traffic.beginning[index], traffic.beginning_tokens[index]
         self.record.came(request)
         door = self.scenario.door
         if self._running < door.requests_running_max:
@@ -120,6 +123,8 @@ class Simulation:
     def _leave(self, request: Request, outcome: str) -> None:
         """A request is over, well or not: the next one gets its place."""
         self._running -= 1
+        if self._pairing:
+            self._pairing.over(request.index, self.now_s)
         self._over(request, outcome)
         if self._queue and self._running < self.scenario.door.requests_running_max:
             self._running += 1
@@ -137,8 +142,8 @@ class Simulation:
             self._leave(request, "failed")
             return
         request.attempts += 1
-        prefill, decode = self._reader(), self._writer()
-        if (self._prefill or self._flexible) and (prefill is None or decode is None):
+        prefill, decode = self._chosen(request, self._pairing) if self._pairing else (self._reader(), self._writer())
+        if not self._pairing and (self._prefill or self._flexible) and (prefill is None or decode is None):
             survivor = prefill or decode if door.survivors_serve_both else None
             prefill, decode = None, survivor
         if decode is None:
@@ -157,6 +162,17 @@ class Simulation:
             request.hands_off = True
             self._charge(prefill, request, 1)
             self._accept(prefill, request)
+
+    def _chosen(self, request: Request, pairing: Pairing) -> tuple[Engine | None, Engine]:
+        asked = Asked(
+            index=request.index,
+            prompt_tokens=request.prompt,
+            session=request.session,
+            beginning=request.beginning,
+            beginning_tokens=request.beginning_tokens,
+        )
+        reads, answers = pairing.choose(asked, self.now_s)
+        return None if reads is None else self.pools[0].engines[reads], self._decode.engines[answers]
 
     def _reader(self) -> Engine | None:
         """Where a prompt is read for another worker."""
@@ -225,6 +241,8 @@ class Simulation:
     def _hand_off(self, request: Request) -> None:
         """A prompt is read: the decode worker may fetch it, or another one if that takes no requests any more."""
         request.hands_off = False
+        if self._pairing:
+            self._pairing.read(request.index, self.now_s)
         decode = request.decode
         assert decode is not None, "a hand-off has two ends"
         if decode.state != "ready" and (other := self._writer()):
