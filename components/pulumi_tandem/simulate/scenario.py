@@ -92,15 +92,15 @@ class Asked:
 class Pairing(Protocol):
     """Which workers a request goes to, in place of the least loaded ones; it learns what a front door learns."""
 
-    def choose(self, asked: Asked, now_s: float) -> tuple[int | None, int]:
+    def choose(self, asked: Asked, now_s: float, /) -> tuple[int | None, int]:
         """The numbers of the workers that read and answer; None: the second one does both."""
         ...
 
-    def read(self, index: int, now_s: float) -> None:
+    def read(self, index: int, now_s: float, /) -> None:
         """The prompt of that request has been read for another worker."""
         ...
 
-    def over(self, index: int, now_s: float) -> None:
+    def over(self, index: int, now_s: float, /) -> None:
         """The request is answered."""
         ...
 
