@@ -52,9 +52,16 @@ def test_a_wrong_declaration_registers_nothing() -> None:
     assert made["resources"] == []
 
 
-def test_an_autoscaler_that_would_stand_still_is_refused() -> None:
+def test_an_autoscaler_reads_the_figures_of_its_own_service() -> None:
     made = constructed("scaled")
-    assert "chat.decode.autoscalers.0" in made["error"]
+    (scaler,) = [inputs for kind, _, inputs in made["resources"] if kind == "kubernetes:keda.sh/v1alpha1:ScaledObject"]
+    urls = {trigger["metadata"]["url"] for trigger in scaler["spec"]["triggers"]}
+    assert urls == {"http://chat-scale.llm.svc:8081/scale"}
+
+
+def test_a_pool_that_nothing_would_wake_is_refused() -> None:
+    made = constructed("asleep")
+    assert "chat.decode.autoscalers.0.workers_min" in made["error"]
     assert made["resources"] == []
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cluster.keda import end_keda, start_keda
 from cluster.kwok import end_kwok, start_kwok
 from cluster.place import Site
 from cluster.processes import Processes
-from steps import kwok
+from steps import keda, kwok
 from steps.frame import Place, Run, Step
 
 
@@ -25,5 +26,6 @@ class Addition:
 
 
 ADDITIONS = {
+    "keda": Addition(step=keda.STEP, start=start_keda, processes=("keda-adapter", "keda-operator"), end=end_keda),
     "kwok": Addition(step=kwok.STEP, start=start_kwok, processes=("kwok",), end=end_kwok),
 }

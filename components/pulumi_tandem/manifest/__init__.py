@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pulumi_tandem.finding import nearest
 from pulumi_tandem.lower import Fleet, seal
 from pulumi_tandem.manifest.access import evidence_name, of_access
+from pulumi_tandem.manifest.ceiling import workers_max
 from pulumi_tandem.manifest.gateway import of_gateway
 from pulumi_tandem.manifest.naming import Child, Manifest, Scope
 from pulumi_tandem.manifest.network import of_network
@@ -105,7 +106,8 @@ def manifests(
     ]
     fleet = seal(fleet, around)
     scope = _scope(fleet, setting)
-    workloads = [_workload(parts, scope) for parts in _pods(resolved, fleet)]
+    most = workers_max(resolved)
+    workloads = [_workload(parts, scope, most) for parts in _pods(resolved, fleet)]
     children = [
         *of_access(fleet, scope),
         *of_network(resolved, scope),
@@ -113,7 +115,7 @@ def manifests(
         *_of_pools(resolved, fleet, setting),
         *of_gateway(fleet, scope, setting),
         *of_prover(resolved, fleet, workloads, scope, setting),
-        *of_scaling(resolved, workloads, scope, setting),
+        *of_scaling(resolved, fleet, workloads, scope, setting),
     ]
     known = tuple(child.key for child in children)
     if unknown := tuple(key for key in given if key not in known):
@@ -155,14 +157,14 @@ def _pods(resolved: Resolved, fleet: Fleet) -> list[tuple[Part, ...]]:
     return [parts_of(resolved, (pool,)) for pool in fleet.pools]
 
 
-def _workload(parts: Sequence[Part], scope: Scope) -> Workload:
+def _workload(parts: Sequence[Part], scope: Scope, most: Mapping[str, int | None]) -> Workload:
     pool, key = parts[0].pool, key_of(parts)
     return Workload(
         kind="LeaderWorkerSet" if pool.nodes_per_worker > 1 else "Deployment",
         name=scope.generated(key),
         pool=key,
         workers=parts[0].lowered.workers,
-        autoscaled=bool(pool.autoscalers),
+        workers_max=most[pool.name],
     )
 
 

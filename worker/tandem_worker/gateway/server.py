@@ -110,7 +110,7 @@ class Gateway:
         self.shared = shared
         self.keys = keys
         self.queue = Queue(spec.requests_running_max, spec.requests_waiting_max)
-        self.scale: Callable[[], Awaitable["Scale"]] | None = None
+        self.scale: Callable[[], Awaitable[Scale]] | None = None
         """The service's figures for autoscalers; None where it has none."""
         self.draining = False
         self.running: set[Serving] = set()
