@@ -25,6 +25,11 @@ def run_tool(*words: str) -> int:
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **SETTINGS}, check=False).returncode
 
 
+def built(*steps: str) -> None:
+    """Steps of bootstrap that a test takes, made unless they are."""
+    assert run_tool("tools/bootstrap.py", *(word for step in steps for word in ("--only", step))) == 0
+
+
 @pytest.fixture(scope="session")
 def cluster_kubeconfig() -> Iterator[str]:
     """Path of the kubeconfig of a cluster that has our images."""
@@ -32,7 +37,7 @@ def cluster_kubeconfig() -> Iterator[str]:
         pytest.skip(f"no cluster can run on this machine: {reason}")
     was_running = run_tool("-m", "cluster", "status") == 0
     steps = ("kubernetes", *(RECIPES[name].step_name for name in IMAGES))
-    assert run_tool("tools/bootstrap.py", *(word for step in steps for word in ("--only", step))) == 0
+    built(*steps)
     assert run_tool("-m", "cluster", "up", *(word for name in IMAGES for word in ("--image", name))) == 0
     yield str(Place.here().private / "cluster" / "kubeconfig")
     if not was_running:

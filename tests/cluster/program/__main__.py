@@ -16,6 +16,14 @@ def alone(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**manifest, "data": {"worker.json": json.dumps(spec)}}
 
 
+def impatient(manifest: dict[str, Any]) -> dict[str, Any]:
+    """An autoscaler that looks every second, and makes a pool smaller after some quiet seconds and not minutes."""
+    at_once = {"stabilizationWindowSeconds": 0, "policies": [{"type": "Pods", "value": 1, "periodSeconds": 5}]}
+    behavior = {"scaleUp": at_once, "scaleDown": at_once | {"stabilizationWindowSeconds": 5}}
+    spec = {"pollingInterval": 1, "advanced": {"horizontalPodAutoscalerConfig": {"behavior": behavior}}}
+    return {**manifest, "spec": manifest["spec"] | spec}
+
+
 changes = json.loads(os.environ.get("TANDEM_TEST_DECLARATION", "{}"))
 pool = {"gpu": "cpu", "sequences": 8, "host_memory_gib": 0.25, "pod": {"resources": {"nvidia.com/gpu": 1}}}
 pool |= changes.get("pool", {})
@@ -39,7 +47,10 @@ inference = kubernetes.Inference(
         weights=kubernetes.HostPath(path=changes["weights"]) if "weights" in changes else None,
         cluster=kubernetes.Access(kubeconfig=os.environ["TANDEM_CLUSTER_KUBECONFIG"], identifier="test"),
         namespace=os.environ["TANDEM_TEST_NAMESPACE"],
-        transforms={"prefill-spec": alone} if changes.get("alone") else {},
+        transforms={
+            **({"prefill-spec": alone} if changes.get("alone") else {}),
+            **{f"{name}-scaling": impatient for name in changes.get("impatient", ())},
+        },
     ),
 )
 
