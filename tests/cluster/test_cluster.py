@@ -93,7 +93,7 @@ def test_a_group_lives_and_dies_together(dead: str, place: Namespace) -> None:
         found = place.get(CORE, f"pods?labelSelector=app={name}")["items"]
         return {one["metadata"]["name"]: one["metadata"]["uid"] for one in found if is_ready(one)}
 
-    before = until(lambda: len(found := members()) == 2 and found)
+    before = until(lambda: found if len(found := members()) == 2 else {})
     assert sorted(before) == [f"{name}-0", f"{name}-0-1"]
     place.delete(CORE, f"pods/{name}-{dead}")
     until(lambda: len(found := members()) == 2 and set(found.values()).isdisjoint(before.values()))

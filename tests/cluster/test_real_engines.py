@@ -1,4 +1,4 @@
-"""vLLM's CPU engines as pods that ask for fake GPUs: stacks/cluster.py, an engine over two pods, and KV that cannot move."""
+"""vLLM's CPU engines as pods: stacks/cluster.py, an engine over two pods, and a pair whose KV cannot move."""
 
 import json
 import subprocess
@@ -21,9 +21,11 @@ REAL: dict[str, Any] = {
     "weights": str(Place.here().model),
     "prefill": {"cpu_cores": "0"},
     "decode": {"cpu_cores": "1"},
-    "service": {},
+    "pool": {"host_memory_gib": None, "pod": {}},
+    "service": {"grace": {"start_timeout_s": 300, "drain_timeout_s": 5}},
+    "transfer": {"net_devices": "eth0"},
 }
-OVER_TWO_PODS = {"data_parallel": 2, "nodes_per_worker": 2, "host_memory_gib": None, "pod": {}}
+OVER_TWO_PODS = {"pools": ["serve"], "serve": {"data_parallel": 2, "nodes_per_worker": 2}, "transfer": {}}
 
 
 class Stack:
@@ -80,7 +82,7 @@ def project(
 
 def test_a_real_engine_over_two_pods_is_one_group_and_answers(project: InCluster) -> None:
     """Data parallel: a rank in each pod of a LeaderWorkerSet, one front door at the leader's."""
-    up = project.up(**REAL | {"pools": ["serve"], "serve": OVER_TWO_PODS})
+    up = project.up(**REAL | OVER_TWO_PODS)
     assert up.returncode == 0, up.stdout
     (group,) = project.namespace.get(GROUPS, "leaderworkersets")["items"]
     assert group["spec"]["leaderWorkerTemplate"]["size"] == 2
