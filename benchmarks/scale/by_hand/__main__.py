@@ -7,7 +7,6 @@ take. It imports nothing of ours.
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pulumi_kubernetes as k8s
 
