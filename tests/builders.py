@@ -45,6 +45,18 @@ def llama_pair(
     return tandem.Service(**(fields | changes))
 
 
+def llama_flexible(pool: dict[str, Any] | None = None, **changes: Any) -> tandem.Service:
+    """Llama 3.1 8B on four H100 that change between the phases, with further fields for the pool."""
+    shape: dict[str, Any] = {"gpu": "H100", "workers": 4}
+    fields: dict[str, Any] = {
+        "name": "llama",
+        "model": tandem.Model(name="Llama-3.1-8B-Instruct", path="/models/llama"),
+        "flexible": tandem.Pool(**(shape | (pool or {}))),
+        "context_tokens": 8192,
+    }
+    return tandem.Service(**(fields | changes))
+
+
 def planned_pair(requests_per_s: float = 8.0, gpus: tuple[str, ...] = ("H100",), **changes: Any) -> tandem.Service:
     """Llama 3.1 8B over EFA, both pools to be planned."""
     fields: dict[str, Any] = {

@@ -22,7 +22,6 @@ SLICES = "apis/discovery.k8s.io/v1"
 PLURALS = {
     "ConfigMap": (CORE, "configmaps"),
     "Deployment": (APPS, "deployments"),
-    "Lease": ("apis/coordination.k8s.io/v1", "leases"),
     "NetworkPolicy": (NETWORK, "networkpolicies"),
     "PodDisruptionBudget": (POLICY, "poddisruptionbudgets"),
     "Role": (RBAC, "roles"),

@@ -20,6 +20,7 @@ READY = State(Limits(1.0, 1.0, 1.0, 1.0), Stage.READY, 0.0, start_seconds=41.5)
 NUMBERS = EngineNumbers(
     requests_running=3,
     requests_waiting=1,
+    kv_share=0.25,
     kv_transfers_count=4,
     kv_bytes=2_000_000_000,
     kv_seconds=0.5,
@@ -95,6 +96,7 @@ def test_tells_every_number_under_its_fixed_name() -> None:
         "tandem_engine_up": 1.0,
         "tandem_requests_running": 3.0,
         "tandem_requests_waiting": 1.0,
+        "tandem_kv_share": 0.25,
         "tandem_kv_transfers_total": 4.0,
         "tandem_kv_bytes_total": 2e9,
         "tandem_kv_seconds_total": 0.5,

@@ -15,6 +15,8 @@ PAGE = """\
 vllm:num_requests_running{engine="0",model_name="smol"} 2.0
 # TYPE vllm:num_requests_waiting gauge
 vllm:num_requests_waiting{engine="0",model_name="smol"} 3.0
+# TYPE vllm:kv_cache_usage_perc gauge
+vllm:kv_cache_usage_perc{engine="0",model_name="smol"} 0.375
 # TYPE vllm:num_requests_waiting_by_reason gauge
 vllm:num_requests_waiting_by_reason{engine="0",model_name="smol",reason="capacity"} 1.0
 vllm:num_requests_waiting_by_reason{engine="0",model_name="smol",reason="deferred"} 2.0
@@ -49,6 +51,7 @@ def test_reads_what_the_engine_tells() -> None:
     assert numbers == EngineNumbers(
         requests_running=2,
         requests_waiting=3,
+        kv_share=0.375,
         kv_transfers_count=3,
         kv_bytes=35_389_440,
         kv_seconds=0.073751,
@@ -63,9 +66,10 @@ def test_reads_what_the_engine_tells() -> None:
 
 def test_adds_up_engine_cores() -> None:
     """With data parallelism every series comes once per engine core."""
-    twice = read_metrics(PAGE + PAGE.replace('engine="0"', 'engine="1"'))
+    fuller = PAGE.replace('engine="0"', 'engine="1"').replace("0.375", "0.5")
+    twice = read_metrics(PAGE + fuller)
 
-    assert (twice.requests_running, twice.kv_bytes, twice.steps_count) == (4, 70_778_880, 54)
+    assert (twice.requests_running, twice.kv_bytes, twice.steps_count, twice.kv_share) == (4, 70_778_880, 54, 0.5)
     assert twice.prompt_tokens["external_kv_transfer"] == 2460
 
 

@@ -11,12 +11,21 @@ from pulumi_tandem.check import RULES, accept
 from pulumi_tandem.check.capacity import weights_gib
 from pulumi_tandem.declare.model import GIB
 from pulumi_tandem.resolve import resolve
-from tests.builders import codes, findings, laptop_pair, laptop_single, llama_pair
-from tests.check import cases, cases_around, cases_handover, cases_hardware, cases_network, cases_pods, cases_tensorrt
+from tests.builders import codes, findings, laptop_pair, laptop_single, llama_flexible, llama_pair
+from tests.check import (
+    cases,
+    cases_around,
+    cases_flexible,
+    cases_handover,
+    cases_hardware,
+    cases_network,
+    cases_pods,
+    cases_tensorrt,
+)
 from tests.check.cases import Broken
 from tests.check.cases_handover import model
 
-ROWS = (cases, cases_handover, cases_hardware, cases_tensorrt, cases_network, cases_pods, cases_around)
+ROWS = (cases, cases_handover, cases_hardware, cases_tensorrt, cases_network, cases_pods, cases_around, cases_flexible)
 BROKEN = [row for rows in ROWS for row in rows.BROKEN]
 FINE = [row for rows in ROWS for row in rows.FINE]
 
@@ -36,7 +45,7 @@ def test_a_look_alike_is_left_alone(code: str, service: tandem.Service):
     assert code not in codes(service)
 
 
-@pytest.mark.parametrize("service", [laptop_pair(), laptop_single(), llama_pair()])
+@pytest.mark.parametrize("service", [laptop_pair(), laptop_single(), llama_pair(), llama_flexible()])
 def test_plain_declarations_are_clean(service: tandem.Service):
     assert findings(service) == ()
 
@@ -71,6 +80,16 @@ POOLS = st.fixed_dictionaries(
         ),
     },
 )
+
+
+@given(POOLS)
+def test_a_flexible_pool_is_judged_as_the_pair_of_equals_that_it_is(pool: dict[str, object]):
+    """What a pair of such pools breaks, the flexible one breaks, and it is told of the pool that was declared."""
+    own = {"TND0310", "TND0311", "TND0312", "TND0313", "TND0314", "TND0315"}
+    of_one = findings(llama_flexible(pool | {"workers": 4}))
+    pools = pool | {"workers": 2}
+    assert {each.code for each in of_one} - own == set(codes(llama_pair(pools, pools)))
+    assert not [each.path for each in of_one if ".prefill." in each.path or ".decode." in each.path]
 
 
 @given(POOLS, POOLS)

@@ -84,6 +84,7 @@ GROUPS = {
     "028": "The front door and ports",
     "029": "Devices of pods, routers, and how soon workers come",
     "030": "Load, objectives and plans",
+    "031": "Workers that change between the phases",
 }
 """Heading by the code's first three digits; a rule outside of them needs a new row."""
 

@@ -25,7 +25,7 @@ from tests.docs.snippets import blocks
 
 def asked(path: str, **fields: object) -> ClientRequest:
     body = msgspec.json.decode(json.dumps(fields), type=dict[str, msgspec.Raw])
-    return ClientRequest(GENERATING[path], body, stream=True, body_bytes=1)
+    return ClientRequest(GENERATING[path], body, stream=True)
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))

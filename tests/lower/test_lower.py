@@ -13,7 +13,7 @@ from pulumi_tandem.check.owned import OWNED_ENV, OWNED_FLAGS, RESERVED_ENV_PREFI
 from pulumi_tandem.lower import Fleet
 from pulumi_tandem.lower.vllm import shutdown_timeout_s
 from tandem_worker.contract import WorkerSpec
-from tests.builders import codes, fleet, laptop_pair, laptop_single, llama_pair
+from tests.builders import codes, fleet, laptop_pair, laptop_single, llama_flexible, llama_pair
 
 EFA = tandem.Transfer(transport="efa", kv_gb_per_s_min=2.5, lease_s=60)
 EVERYTHING: dict[str, Any] = {
@@ -38,6 +38,7 @@ SERVICES = {
     ),
     "laptop-pair": laptop_pair(),
     "laptop-single": laptop_single(served_names=("smol", "chat"), rollout="in_place"),
+    "llama-flexible": llama_flexible(transfer=EFA),
     "llama-pair": llama_pair({"workers": 2}, {"workers": 3}),
     "llama-efa": llama_pair(transfer=EFA, survivors_serve_both=False, keep_failed=True),
     "llama-everything": llama_pair(

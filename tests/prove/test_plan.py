@@ -28,6 +28,25 @@ def test_every_worker_is_used_in_each_phase_that_it_may_take(prefill: int, decod
     assert used == {(worker.name, phase) for worker in workers for phase in worker.phases}
 
 
+@given(count=st.integers(2, 5))
+def test_flexible_workers_are_each_used_in_both_phases(count: int) -> None:
+    """They have no side of their own, so each reads for another one and writes what another one read."""
+    workers = pool("decode", count, BOTH)
+
+    probes = plan_probes(workers, disaggregated=True, salt="s", context_tokens=2048)
+
+    names = {worker.name for worker in workers}
+    assert {probe.prefill.name for probe in probes if probe.prefill} == {probe.decode.name for probe in probes} == names
+    assert all(probe.prefill is not probe.decode for probe in probes)
+
+
+def test_a_flexible_worker_that_is_alone_is_asked_alone() -> None:
+    """It has nobody to hand over to, and answers whole requests."""
+    (probe,) = plan_probes(pool("decode", 1, BOTH), disaggregated=True, salt="s", context_tokens=2048)
+
+    assert probe.prefill is None
+
+
 @given(count=st.integers(1, 4))
 def test_an_aggregated_service_is_asked_worker_by_worker(count: int) -> None:
     """Without a hand-off every worker answers alone."""

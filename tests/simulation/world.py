@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from tandem_worker.contract import WorkerRecord
+from tandem_worker.contract import FLEXIBLE_POOL, WorkerRecord
 from tandem_worker.dialects import vllm
 from tandem_worker.dialects.vllm_stream import IdRelay
 from tandem_worker.gateway import handoff
@@ -19,6 +19,7 @@ from tandem_worker.gateway.admit import Admission, Queue
 from tandem_worker.gateway.errors import Refusal
 from tandem_worker.gateway.fleet import Fleet
 from tandem_worker.gateway.handoff import Exchange, Loss, Stage, Terms
+from tandem_worker.gateway.prefix import prompt_of
 from tandem_worker.gateway.request import ClientRequest, read_request
 from tandem_worker.gateway.resume import continuation
 from tandem_worker.gateway.silence import Limits, Silence, judge
@@ -80,6 +81,8 @@ class World:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
         self._parked: list[tuple[Flight, int]] = []
+        self.flexible = self.both and self.rng.random() < 0.4
+        self.hand_off_tokens_min = self.rng.choice((0, 0, 8, 10_000))
         self._fault_rate = self.rng.choice((0.0, 0.02, 0.1, 0.3))
         for phase in ("prefill", "decode"):
             for i in range(self.rng.choice((1, 1, 2, 3))):
@@ -104,6 +107,8 @@ class World:
     # the fleet
 
     def _add(self, name: str, its: WorkerRecord) -> None:
+        if self.flexible:
+            its = its.model_copy(update={"pool": FLEXIBLE_POOL})
         self.engines[name] = SimEngine(its)
 
     def _observe(self) -> None:
@@ -115,6 +120,8 @@ class World:
             good, draining = engine.well, engine.draining and engine.alive
             if self.fleet.probed(name, good=good, draining=draining, asked_s=self.now_s, now_s=self.now_s):
                 self._wake()
+        if self.flexible and self.fleet.assign(decodes_max=2, now_s=self.now_s):
+            self._wake()
         self.at(PROBE_S, self._probe)
 
     def kill(self, name: str) -> None:
@@ -180,8 +187,9 @@ class World:
             reason=reason,
             deadline_s=self.now_s + timeout_s,
             attempts_max=attempts_max,
-            body_bytes=len(body),
+            prompt=prompt_of(request.fields),
             survivors_serve_both=self.both,
+            hand_off_tokens_min=self.hand_off_tokens_min,
         )
         flight = Flight(
             number=len(self.flights),

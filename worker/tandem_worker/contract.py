@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 CONTRACT_VERSION = 2
 """Raised whenever a field changes its meaning; readers accept this version and the one before."""
 
+FLEXIBLE_POOL = "flexible"
+"""Name of a pool whose workers take the phase that the gateway gives them; they begin with `decode`."""
+
 Phase = Literal["prefill", "decode"]
 Dialect = Literal["vllm-nixl-pull", "trtllm-disagg"]
 
@@ -123,6 +126,10 @@ class GatewaySpec(_Value):
     prefill_per_decode_min: float = 0.0
     """Fewest prefill workers per decode worker that autoscaling keeps; 0: no bound. So for the next."""
     prefill_per_decode_max: float = 0.0
+    decodes_max: int = 0
+    """Answers that one flexible worker can write at once; 0: there are no flexible workers."""
+    hand_off_tokens_min: int = 0
+    """Prompts with fewer tokens to read go whole to a decode worker, as a hand-off would not pay; 0: none does."""
 
 
 class WorkerRecord(_Value):
@@ -162,5 +169,3 @@ class ServiceState(_Value):
     that has serves: an update that was cut off after its proof, and then turned back, must not leave nobody."""
     proof_token_sha256: str | None = None
     """Hex digest of the token by which a prover may address workers; None while none proves."""
-    roles: dict[str, Phase] = Field(default_factory=dict)
-    """Which phase each flexible worker takes now, by its name."""

@@ -16,7 +16,6 @@ KINDS = {
     "ConfigMap": k8s.core.v1.ConfigMap,
     "Deployment": k8s.apps.v1.Deployment,
     "Job": k8s.batch.v1.Job,
-    "Lease": k8s.coordination.v1.Lease,
     "NetworkPolicy": k8s.networking.v1.NetworkPolicy,
     "PodDisruptionBudget": k8s.policy.v1.PodDisruptionBudget,
     "Role": k8s.rbac.v1.Role,

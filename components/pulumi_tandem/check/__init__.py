@@ -10,6 +10,7 @@ from pulumi_tandem.check import (
     declared,
     devices,
     fabric,
+    flexible,
     front,
     handover,
     hardware,
@@ -57,6 +58,7 @@ MODULES = (
     front,
     devices,
     router,
+    flexible,
 )
 """Modules that register rules when they are imported."""
 
@@ -66,7 +68,9 @@ RULES: dict[str, Rule] = dict(sorted(REGISTERED.items()))
 
 def check(resolved: Resolved) -> tuple[Finding, ...]:
     """All findings of one service, errors and warnings, in the order of their codes."""
-    return tuple(finding for rule in RULES.values() for finding in rule.findings(resolved))
+    judged = flexible.as_pair(resolved)
+    findings = (finding for rule in RULES.values() for finding in rule.findings(judged))
+    return tuple(flexible.of_one_pool(findings, resolved))
 
 
 def accept(*services: Service) -> tuple[Resolved, ...]:

@@ -10,7 +10,7 @@ from pulumi_tandem.declare.auto import Auto
 from pulumi_tandem.declare.service import Service
 from pulumi_tandem.finding import DeclarationError, Finding
 
-POOLS = ("prefill", "decode", "serve")
+POOLS = ("prefill", "decode", "flexible", "serve")
 """The fields of a service that hold pools."""
 
 PLANNED_BY = frozenset(

@@ -69,7 +69,7 @@ class Grace(Noun):
 
 
 class Service(Noun):
-    """One model behind one front door: disaggregated (`prefill` and `decode`) or aggregated (`serve`)."""
+    """One model behind one front door: disaggregated (`prefill` and `decode`, `flexible`) or aggregated (`serve`)."""
 
     names_itself: ClassVar[bool] = True
 
@@ -82,6 +82,8 @@ class Service(Noun):
     """Workers that write answers; needs `prefill` beside it."""
     serve: Pool | Auto | None = None
     """Workers that do both, in place of `prefill` and `decode`."""
+    flexible: Pool | None = None
+    """Equal workers in place of `prefill` and `decode`: the gateway moves each between the two as the load shifts."""
     context_tokens: int | None = Field(default=None, ge=1)
     """Longest prompt and answer together. Default: all that the model was made for."""
     prompt_tokens_max: int | None = Field(default=None, ge=1)
@@ -102,6 +104,9 @@ class Service(Noun):
     survivors_serve_both: bool = True
     """Whether workers of one phase serve whole requests while the other phase has none ready. With TensorRT-LLM they
     never do: a context server is not made to decode."""
+    hand_off_tokens_min: int | None = Field(default=None, ge=0)
+    """Prompts with fewer tokens that no cache has go whole to a decode worker; 0: none does. Default: where a hand-off
+    begins to pay by the estimate; 0 on a CPU and with TensorRT-LLM."""
     resume: bool = True
     """Whether a stream whose worker died goes on elsewhere. With TensorRT-LLM none can: its streams have no token
     ids, and a broken one ends with a typed error event."""
@@ -140,16 +145,18 @@ class Service(Noun):
     @model_validator(mode="after")
     def _has_one_shape(self) -> "Service":
         pair = [name for name in ("prefill", "decode") if getattr(self, name) is not None]
-        if (self.serve is None and len(pair) == 2) or (self.serve is not None and not pair):
+        alone = [name for name in ("serve", "flexible") if getattr(self, name) is not None]
+        if (not alone and len(pair) == 2) or (len(alone) == 1 and not pair):
             return self
-        if self.serve is not None:
-            message = f"serve is given together with {' and '.join(pair)}; a service has one way of serving"
-            fix = "keep serve, or prefill and decode"
+        if alone:
+            first, *others = alone + pair
+            message = f"{first} is given together with {' and '.join(others)}; a service has one way of serving"
+            fix = f"keep {' or '.join(alone)}{', or prefill and decode' if pair else ''}"
         elif pair:
             missing = "decode" if pair == ["prefill"] else "prefill"
             message, fix = f"{pair[0]} is given without {missing}", f"add {missing}, or say serve for one pool"
         else:
-            message, fix = "no pool is given", "add prefill and decode, or serve"
+            message, fix = "no pool is given", "add prefill and decode, flexible, or serve"
         raise DeclarationError(
             [Finding(code="TND0003", severity="error", path="", message=message, fix=fix, source=__name__)]
         )

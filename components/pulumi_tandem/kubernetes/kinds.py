@@ -15,7 +15,6 @@ TYPED = {
     ("apps/v1", "Deployment"): "apps.v1.Deployment",
     ("autoscaling/v2", "HorizontalPodAutoscaler"): "autoscaling.v2.HorizontalPodAutoscaler",
     ("batch/v1", "Job"): "batch.v1.Job",
-    ("coordination.k8s.io/v1", "Lease"): "coordination.v1.Lease",
     ("networking.k8s.io/v1", "Ingress"): "networking.v1.Ingress",
     ("networking.k8s.io/v1", "NetworkPolicy"): "networking.v1.NetworkPolicy",
     ("policy/v1", "PodDisruptionBudget"): "policy.v1.PodDisruptionBudget",

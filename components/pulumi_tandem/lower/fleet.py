@@ -13,7 +13,7 @@ class LoweredPool(_Value):
     """Equal workers of one generation."""
 
     name: str
-    """`prefill`, `decode` or `serve`."""
+    """`prefill`, `decode`, `flexible` or `serve`."""
     phase: Phase
     phases: tuple[Phase, ...]
     workers: int
@@ -45,7 +45,7 @@ class Fleet(_Value):
     in_place: bool
     """Whether the old workers stop before the new ones start; resources are then named without a generation."""
     pools: tuple[LoweredPool, ...]
-    """`prefill` and `decode` in this order, or `serve` alone."""
+    """`prefill` and `decode` in this order, or `flexible` or `serve` alone."""
     gateway: GatewaySpec
     proof: ProofSpec
 

@@ -154,7 +154,7 @@ def _unknown(service: Service, gpu: str, by: By) -> Iterator[Finding]:
     if not row.memory_gb_per_s:
         message = f"how fast {gpu!r} is is not known; nothing can be planned on it"
         yield _finding("TND0306", service.name, message, f"name one of: {', '.join(_planned())}")
-    elif by == "cost" and machine(service, gpu, gpus=1, transport=None).usd_per_gpu_hour is None:
+    elif by == "cost" and machine(service.usd_per_gpu_hour, gpu, gpus=1, transport=None).usd_per_gpu_hour is None:
         message = f"what an hour of {gpu} costs is not known; costs cannot be compared"
         fix = f"give usd_per_gpu_hour={{{gpu!r}: ...}}, or plan by GPUs (`--by gpus`)"
         yield _finding("TND0306", f"{service.name}.usd_per_gpu_hour", message, fix)

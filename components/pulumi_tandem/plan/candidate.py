@@ -97,7 +97,25 @@ def candidate(service: Service, resolved: Resolved, pool: ResolvedPool) -> Candi
     assert service.workload is not None
     tokens = round(service.workload.prompts.mean + service.workload.outputs.mean)
     room_gib = kv_room_gib(resolved, pool) - (0.0 if pool.kv_cache_gib else ENGINE_GIB)
-    setup = EngineSetup(
+    setup = setup_of(resolved, pool)
+    return Candidate(
+        pool=pool,
+        setup=setup,
+        sequences_max=max(0, min(pool.sequences, int(room_gib / kv_gib(resolved, pool, tokens)))) * setup.data_parallel,
+        weights_gib=weights_gib(resolved, pool),
+        kv_gib=room_gib,
+        machine=machine(
+            service.usd_per_gpu_hour,
+            pool.gpu.name,
+            gpus=setup.gpus,
+            transport=service.transfer.transport if resolved.disaggregated else None,
+        ),
+    )
+
+
+def setup_of(resolved: Resolved, pool: ResolvedPool) -> EngineSetup:
+    """What the estimate asks of a pool's engine."""
+    return EngineSetup(
         engine="vllm" if pool.vllm else "tensorrt-llm",
         gpu=pool.gpu,
         shape=resolved.architecture,
@@ -111,19 +129,6 @@ def candidate(service: Service, resolved: Resolved, pool: ResolvedPool) -> Candi
         block_tokens=pool.block_tokens,
         batch_tokens=pool.batch_tokens,
         memory_fraction=pool.memory_fraction,
-    )
-    return Candidate(
-        pool=pool,
-        setup=setup,
-        sequences_max=max(0, min(pool.sequences, int(room_gib / kv_gib(resolved, pool, tokens)))) * setup.data_parallel,
-        weights_gib=weights_gib(resolved, pool),
-        kv_gib=room_gib,
-        machine=machine(
-            service,
-            pool.gpu.name,
-            gpus=setup.gpus,
-            transport=service.transfer.transport if resolved.disaggregated else None,
-        ),
     )
 
 

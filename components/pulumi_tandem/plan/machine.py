@@ -1,11 +1,11 @@
 """The machine that a worker stands on: what its GPUs cost, and their share of its network."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
 from pulumi_tandem import catalog
 from pulumi_tandem.catalog import Instance
-from pulumi_tandem.declare import Service
 from pulumi_tandem.estimate import EngineSetup, Fabric
 
 IN_MACHINE = frozenset({"cuda_ipc", "shm"})
@@ -34,12 +34,14 @@ class Machine:
     """Per GPU."""
 
 
-def machine(service: Service, gpu: str, *, gpus: int, transport: str | None) -> Machine:
+def machine(prices: Mapping[str, float], gpu: str, *, gpus: int, transport: str | None) -> Machine:
     """The cheapest machine that workers of so many GPUs fill; of equally cheap ones that with the best network.
+
+    `prices` are those that the service declares, in dollars per GPU hour.
 
     `transport` is what KV travels over; None for an aggregated service, which needs no network for it.
     """
-    own = service.usd_per_gpu_hour.get(gpu)
+    own = prices.get(gpu)
     found = [
         _machine(row, own)
         for row in _instances(gpu)

@@ -56,16 +56,25 @@ def plan_probes(
         salt: makes prompts that no prefix cache has seen, or else nothing would have to move.
         context_tokens: the longest prompt and answer that the workers take.
     """
-    if not disaggregated:
+    flexible = all(w.phase == "decode" and "prefill" in w.phases for w in workers)
+    if not disaggregated or (flexible and len(workers) == 1):
         return tuple(_probe(None, worker, f"{salt}-{i}", "question", 0) for i, worker in enumerate(workers))
+    if flexible:
+        # Flexible workers have no side of their own: each reads for the next one.
+        ring = list(zip(workers, [*workers[1:], workers[0]], strict=True))
+        return _over(ring, salt, context_tokens)
     forward = _pairs([w for w in workers if w.phase == "prefill"], [w for w in workers if w.phase == "decode"])
     backward = _pairs(
         [w for w in workers if w.phase == "decode" and "prefill" in w.phases],
         [w for w in workers if w.phase == "prefill" and "decode" in w.phases],
     )
+    return _over(forward + backward, salt, context_tokens)
+
+
+def _over(pairs: list[tuple[Candidate, Candidate]], salt: str, context_tokens: int) -> tuple[Probe, ...]:
     return tuple(
         _probe(prefill, decode, f"{salt}-{kind}-{i}", kind, context_tokens)
-        for i, (prefill, decode) in enumerate(forward + backward)
+        for i, (prefill, decode) in enumerate(pairs)
         for kind in ("first", "question", "long")
     )
 

@@ -83,7 +83,7 @@ class ResolvedPool:
     """A pool with nothing left open; `Pool` says what each field means."""
 
     name: str
-    """`prefill`, `decode` or `serve`."""
+    """`prefill`, `decode`, `flexible` or `serve`."""
     phase: Phase
     phases: tuple[Phase, ...]
     gpu: Gpu
@@ -186,10 +186,12 @@ class Resolved:
     architecture: Architecture
     weights_bytes: int
     disaggregated: bool
+    flexible: bool
+    """Whether workers change between the phases."""
     prompt_tokens_max: int | None
     """None: not declared."""
     pools: tuple[ResolvedPool, ...]
-    """`prefill` and `decode` in this order, or `serve` alone."""
+    """`prefill` and `decode` in this order, or `flexible` or `serve` alone."""
     workload: Workload | None
     """None: not declared; so for the next."""
     objectives: Objectives | None
@@ -199,6 +201,8 @@ class Resolved:
     limits: Limits
     grace: Grace
     survivors_serve_both: bool
+    hand_off_tokens_min: int | None
+    """None: where a hand-off begins to pay."""
     resume: bool
     in_place: bool
     keep_failed: bool
@@ -226,7 +230,12 @@ def resolve(service: Service) -> Resolved:
     service = with_pinned_pools(service)
     unknown: list[Finding] = []
     weights = _weights(service, unknown)
-    declared = {"prefill": service.prefill, "decode": service.decode, "serve": service.serve}
+    declared = {
+        "prefill": service.prefill,
+        "decode": service.decode,
+        "flexible": service.flexible,
+        "serve": service.serve,
+    }
     found = [_pool(service, name, pool, weights, unknown) for name, pool in declared.items() if isinstance(pool, Pool)]
     pools = tuple(pool for pool in found if pool)
     if unknown:
@@ -245,6 +254,7 @@ def resolve(service: Service) -> Resolved:
         architecture=weights.shape,
         weights_bytes=weights.bytes_in_all,
         disaggregated=service.serve is None,
+        flexible=service.flexible is not None,
         prompt_tokens_max=service.prompt_tokens_max,
         pools=pools,
         workload=service.workload,
@@ -254,6 +264,7 @@ def resolve(service: Service) -> Resolved:
         limits=service.limits,
         grace=service.grace,
         survivors_serve_both=_survivors_serve_both(service),
+        hand_off_tokens_min=service.hand_off_tokens_min,
         resume=service.resume and not _runs_tensorrt_llm(service),
         in_place=service.rollout == "in_place",
         keep_failed=service.keep_failed,
@@ -277,7 +288,9 @@ def _survivors_serve_both(service: Service) -> bool:
 
 
 def _runs_tensorrt_llm(service: Service) -> bool:
-    pools = (pool for pool in (service.prefill, service.decode, service.serve) if isinstance(pool, Pool))
+    pools = (
+        pool for pool in (service.prefill, service.decode, service.flexible, service.serve) if isinstance(pool, Pool)
+    )
     return any(isinstance(pool.engine or service.engine, TensorRtLlm) for pool in pools)
 
 
@@ -351,7 +364,7 @@ def _filled(service: Service, name: str, pool: Pool, facts: _Facts) -> ResolvedP
     engine, gpu, weights = pool.engine or service.engine, facts.gpu, facts.weights
     on_cpu = gpu.name == "cpu"
     phase: Phase = "prefill" if name == "prefill" else "decode"
-    both = name == "serve" or _survivors_serve_both(service)
+    both = name in ("flexible", "serve") or _survivors_serve_both(service)
     shared = pool.pipeline_parallel * pool.data_parallel
     tensor_parallel = pool.tensor_parallel or max(1, (pool.gpus_per_worker or 1) // shared)
     sequences = pool.sequences or (8 if on_cpu else 256)

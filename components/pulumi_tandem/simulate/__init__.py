@@ -8,14 +8,19 @@ Output: an `Outcome`. Pass times are plain functions: `declared` makes them of a
 
 from pulumi_tandem.simulate.outcome import SHARES, Outcome, Percentiles, PoolOutcome, Window, outcome, percentiles_of
 from pulumi_tandem.simulate.scenario import (
+    Asked,
     Death,
+    Flexible,
     FrontDoor,
     HandOff,
+    Pairing,
     Policy,
     PoolModel,
     PoolView,
+    Role,
     Scaling,
     Scenario,
+    WorkerView,
     requests_per_worker,
 )
 from pulumi_tandem.simulate.simulation import Progress, Simulation
@@ -46,17 +51,21 @@ def simulate(scenario: Scenario, *, window_s: float = 10.0, progress: Progress |
 
 __all__ = [
     "Arrivals",
+    "Asked",
     "Conversations",
     "Death",
+    "Flexible",
     "FrontDoor",
     "HandOff",
     "Outcome",
+    "Pairing",
     "PassTime",
     "Percentiles",
     "Policy",
     "PoolModel",
     "PoolOutcome",
     "PoolView",
+    "Role",
     "Scaling",
     "Scenario",
     "Surge",
@@ -64,6 +73,7 @@ __all__ = [
     "Traffic",
     "Window",
     "WorkerModel",
+    "WorkerView",
     "constant",
     "from_rows",
     "generate",

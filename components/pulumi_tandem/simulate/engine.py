@@ -5,15 +5,17 @@ taken together up to the next one that changes the batch, since nothing else hap
 of engines affordable.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import ceil, exp
 from typing import Literal
 
+from pulumi_tandem.simulate.cache import PrefixCache
 from pulumi_tandem.simulate.gaps import Gaps
 from pulumi_tandem.simulate.request import UNSENT, Request
+from pulumi_tandem.simulate.scenario import Role, WorkerView
 from pulumi_tandem.simulate.worker import WorkerModel
 
 State = Literal["starting", "ready", "draining", "gone"]
@@ -55,9 +57,9 @@ class Engine:
     """State of one worker."""
 
     __slots__ = (
-        "_cached_tokens", "_fresh", "_normal", "_steps", "busy_s", "cache", "context", "decoding", "gaps", "held",
-        "incoming", "joining", "kv_used", "load", "model", "number", "pool", "queued_tokens", "reading", "run",
-        "since_s", "state", "turn", "version", "waiting",
+        "_fresh", "_normal", "_steps", "busy_s", "cache", "context", "decoding", "gaps", "held", "hit_tokens",
+        "incoming", "joining", "kv_used", "load", "model", "number", "pool", "prompt_tokens", "queued_tokens",
+        "read_tokens", "reading", "role", "run", "since_s", "state", "turn", "version", "waiting",
     )  # fmt: skip
 
     def __init__(self, number: int, pool: int, model: WorkerModel, shared: Shared) -> None:
@@ -73,6 +75,10 @@ class Engine:
         """Requests that are routed to it and not done with it."""
         self.queued_tokens = 0
         """Prompt tokens that are routed to it to be read for another worker."""
+        self.read_tokens = 0
+        """Prompt tokens that it has read for others."""
+        self.role: Role = "decode"
+        """Which new requests a flexible worker takes."""
         self.turn = 0
         """When it was chosen last, to go round among equals."""
         self.version = 0
@@ -92,9 +98,10 @@ class Engine:
         """Tokens of all that decode."""
         self.kv_used = 0
         self.busy_s = 0.0
-        self.cache: OrderedDict[int, int] = OrderedDict()
-        """Tokens of each session whose keys and values are still there, longest unused first."""
-        self._cached_tokens = 0
+        self.cache = PrefixCache(model.kv_tokens, model.block_tokens)
+        self.prompt_tokens = 0
+        """Of all that it was given to read; of them, `hit_tokens` were there already."""
+        self.hit_tokens = 0
         self._steps = 0
         self._fresh: list[Request] = []
 
@@ -102,6 +109,18 @@ class Engine:
     def running(self) -> int:
         """Requests that take a place of the batch."""
         return len(self.decoding) + len(self.reading) + len(self.incoming) + len(self.joining)
+
+    def view(self) -> WorkerView:
+        """What a gateway knows of it."""
+        unread = [request for request in (*self.waiting, *self.reading) if request.hands_off]
+        here = len(self.waiting) + len(self.reading) + len(self.incoming) + len(self.joining) + len(self.decoding)
+        return WorkerView(
+            number=self.number,
+            unread_tokens=sum(request.context for request in unread),
+            read_tokens=self.read_tokens,
+            decodes=here - len(unread),
+            kv_share=self.kv_used / self.model.kv_tokens,
+        )
 
     def requests(self) -> list[Request]:
         """All that it has, its waiting ones and those that it holds for others included."""
@@ -174,7 +193,7 @@ class Engine:
             request.sent = request.output
             self.context -= tokens
             self.kv_used -= tokens
-            self._keep(request, tokens)
+            self.cache.keep(request, tokens)
             finished.append(request)
         if not run.chunks:
             return finished, []
@@ -242,7 +261,9 @@ class Engine:
                 fetching.append(request)
             else:
                 # The last token is always read, as what follows it is not known.
-                request.unread = max(1, request.context - max(request.cached, self.cache.get(request.session, 0)))
+                request.unread = max(1, request.context - max(request.cached, self.cache.held_tokens(request)))
+                self.prompt_tokens += request.context
+                self.hit_tokens += request.context - request.unread
                 budget -= request.unread
                 self.reading.append(request)
         return fetching
@@ -302,9 +323,10 @@ class Engine:
         if request.unread:
             return False
         self.reading.remove(request)
-        self._keep(request, request.context)
+        self.cache.keep(request, request.context)
         if request.hands_off:
             self.held.add(request)
+            self.read_tokens += request.context
         return True
 
     def _first_after_reading(self, request: Request, now_s: float) -> bool:
@@ -318,16 +340,6 @@ class Engine:
             return False
         self.kv_used -= request.context
         return True
-
-    def _keep(self, request: Request, tokens: int) -> None:
-        """Remembers a session's prefix in what memory sessions may take; the longest unused goes first."""
-        if request.session < 0:
-            return
-        cache = self.cache
-        self._cached_tokens += tokens - cache.pop(request.session, 0)
-        cache[request.session] = tokens
-        while self._cached_tokens > self.model.kv_tokens and len(cache) > 1:
-            self._cached_tokens -= cache.popitem(last=False)[1]
 
 
 def _order(request: Request) -> int:

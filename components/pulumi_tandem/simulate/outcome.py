@@ -82,6 +82,8 @@ class Outcome:
     good: float | None
     """Share of all requests that were answered within every objective; None without objectives."""
     good_requests_per_s: float | None
+    prefix_hit: float
+    """Share of all tokens of prompts that the worker which read them had already, the warm-up included."""
     kv_moved_bytes: float
     events: int
     """Of the simulation, those included that were overtaken by others."""
@@ -121,6 +123,7 @@ def outcome(scenario: Scenario, record: Record, fabric: Fabric, *, gaps: Percent
         requests_per_s=float(in_time.sum() / counted_s),
         good=share if scenario.objectives else None,
         good_requests_per_s=float((good & in_time).sum() / counted_s) if scenario.objectives else None,
+        prefix_hit=record.prefix_hit,
         kv_moved_bytes=fabric.moved_bytes,
         events=record.events,
         simulated_s=record.ended_s,

@@ -58,6 +58,8 @@ class Record:
         self.deaths = 0
         self.events = 0
         self.looks: list[Look] = []
+        self.prefix_hit = 0.0
+        """Share of the tokens of prompts that the worker which read them had already."""
         self.ended_s = 0.0
         """When the last request was over."""
         self.gpu_s = [0.0 for _ in pools]
@@ -111,6 +113,8 @@ class Record:
 
     def end(self) -> None:
         """Nothing more happens."""
-        for engine in (engine for pool in self._pools for engine in pool.engines):
+        engines = [engine for pool in self._pools for engine in pool.engines]
+        self.prefix_hit = sum(each.hit_tokens for each in engines) / max(1, sum(each.prompt_tokens for each in engines))
+        for engine in engines:
             if engine.state != "gone":
                 self.gone(engine, max(engine.since_s, self.ended_s))

@@ -14,6 +14,8 @@ class Request:
     __slots__ = (
         "arrival_s",
         "attempts",
+        "beginning",
+        "beginning_tokens",
         "cached",
         "context",
         "decode",
@@ -38,6 +40,9 @@ class Request:
         self.cached = 0
         """Tokens of the prompt that every worker has in its cache."""
         self.session = -1
+        self.beginning = -1
+        """Which beginning its prompt shares with other sessions."""
+        self.beginning_tokens = 0
         self.sent = 0
         """Tokens that the client had when the engine that has it now began to decode."""
         self.first_s = UNSENT

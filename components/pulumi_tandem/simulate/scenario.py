@@ -1,9 +1,9 @@
 """What is simulated: pools, front door, network, and what goes wrong."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
-from typing import Literal
+from typing import Literal, Protocol
 
 from pulumi_tandem.declare.workload import Objectives
 from pulumi_tandem.simulate.traffic import Traffic
@@ -46,6 +46,63 @@ class Scaling:
     """Time between two looks. Default: that of Kubernetes' horizontal pod autoscaler."""
     calm_s: float = 300.0
     """A pool shrinks to the most that was wanted in so much time. Default: as there."""
+
+
+Role = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """What a policy of roles is shown of a worker: what the gateway knows of it too."""
+
+    number: int
+    """Its number in the pool, from 0."""
+    unread_tokens: int
+    """Of prompts that it reads for other workers, waiting ones included."""
+    read_tokens: int
+    """Of prompts that it has ever read for others."""
+    decodes: int
+    """Requests that it has to answer, waiting ones included."""
+    kv_share: float
+    """Share of its memory for keys and values that is taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flexible:
+    """Workers of which each takes either phase: new requests go where its role says, and what it has stays there."""
+
+    policy: Callable[[float, Sequence[WorkerView]], Mapping[int, Role]]
+    """The role of each worker that takes requests, by its number, from the time in seconds and a look at all of them.
+    Its answer holds until the next look."""
+    interval_s: float = 0.25
+    """Time between two looks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request as a front door sees it."""
+
+    index: int
+    prompt_tokens: int
+    session: int
+    beginning: int
+    beginning_tokens: int
+
+
+class Pairing(Protocol):
+    """Which workers a request goes to, in place of the least loaded ones; it learns what a front door learns."""
+
+    def choose(self, asked: Asked, now_s: float, /) -> tuple[int | None, int]:
+        """The numbers of the workers that read and answer; None: the second one does both."""
+        ...
+
+    def read(self, index: int, now_s: float, /) -> None:
+        """The prompt of that request has been read for another worker."""
+        ...
+
+    def over(self, index: int, now_s: float, /) -> None:
+        """The request is answered."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +168,11 @@ class Scenario:
     traffic: Traffic
     decode: PoolModel
     """Workers that write answers; those that do both where there is no `prefill`."""
+    flexible: Flexible | None = None
+    """Roles of the workers of `decode`, where there is no `prefill` and they serve as one or the other."""
     prefill: PoolModel | None = None
+    pairing: Pairing | None = None
+    """Who chooses among workers of which none dies, comes or goes. Default: the least loaded are chosen."""
     hand_off: HandOff = HandOff()
     door: FrontDoor
     objectives: Objectives | None = None
@@ -129,6 +190,8 @@ class Scenario:
     """Requests that come earlier load the service and do not count."""
 
     def __post_init__(self) -> None:
+        assert not (self.flexible and self.prefill), "flexible workers are one pool"
+        assert not self.pairing or (self.prefill and not self.deaths), "pairs are chosen of two pools that stay"
         names = [pool.name for pool in self.pools]
         for death in self.deaths:
             if death.pool not in names:

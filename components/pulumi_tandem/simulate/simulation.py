@@ -15,7 +15,7 @@ from pulumi_tandem.simulate.gaps import Gaps
 from pulumi_tandem.simulate.pool import Load, Pool, decode_load, no_load, prefill_load
 from pulumi_tandem.simulate.record import Record
 from pulumi_tandem.simulate.request import UNSENT, Request
-from pulumi_tandem.simulate.scenario import PoolModel, PoolView, Scaling, Scenario
+from pulumi_tandem.simulate.scenario import Asked, Flexible, Pairing, PoolModel, PoolView, Role, Scaling, Scenario
 
 Progress = Callable[[float], None]
 """Is told the simulated seconds now and then."""
@@ -36,6 +36,8 @@ class Simulation:
         self.record = Record(scenario, self.pools, window_s)
         self._prefill = self.pools[0] if scenario.prefill else None
         self._decode = self.pools[-1]
+        self._flexible = scenario.flexible
+        self._pairing = scenario.pairing
         self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._events_planned = 0
         self._periodic = 0
@@ -55,6 +57,9 @@ class Simulation:
                     pool.change(pool.create(model, 0.0), "ready")
             if pool.model.scaling:
                 self._again(pool.model.scaling.interval_s, self._scale, pool, pool.model.scaling, [], 0.0)
+        if self._flexible:
+            self._give_roles(self._flexible)
+            self._again(self._flexible.interval_s, self._look_at_roles, self._flexible)
         for death in self.scenario.deaths:
             pool = next(pool for pool in self.pools if pool.model.name == death.pool)
             self._plan(death.at_s, self._die, pool, death.worker)
@@ -101,6 +106,8 @@ class Simulation:
         self._next += 1
         request = Request(index, at_s, traffic.prompt_tokens[index], traffic.output_tokens[index])
         request.cached, request.session = traffic.cached_tokens[index], traffic.session[index]
+        if traffic.beginning:
+            request.beginning, request.beginning_tokens = traffic.beginning[index], traffic.beginning_tokens[index]
         self.record.came(request)
         door = self.scenario.door
         if self._running < door.requests_running_max:
@@ -116,6 +123,8 @@ class Simulation:
     def _leave(self, request: Request, outcome: str) -> None:
         """A request is over, well or not: the next one gets its place."""
         self._running -= 1
+        if self._pairing:
+            self._pairing.over(request.index, self.now_s)
         self._over(request, outcome)
         if self._queue and self._running < self.scenario.door.requests_running_max:
             self._running += 1
@@ -133,9 +142,8 @@ class Simulation:
             self._leave(request, "failed")
             return
         request.attempts += 1
-        prefill = self._prefill.least() if self._prefill else None
-        decode = self._decode.least()
-        if self._prefill and (prefill is None or decode is None):
+        prefill, decode = self._chosen(request, self._pairing) if self._pairing else (self._reader(), self._writer())
+        if not self._pairing and (self._prefill or self._flexible) and (prefill is None or decode is None):
             survivor = prefill or decode if door.survivors_serve_both else None
             prefill, decode = None, survivor
         if decode is None:
@@ -154,6 +162,32 @@ class Simulation:
             request.hands_off = True
             self._charge(prefill, request, 1)
             self._accept(prefill, request)
+
+    def _chosen(self, request: Request, pairing: Pairing) -> tuple[Engine | None, Engine]:
+        asked = Asked(
+            index=request.index,
+            prompt_tokens=request.prompt,
+            session=request.session,
+            beginning=request.beginning,
+            beginning_tokens=request.beginning_tokens,
+        )
+        reads, answers = pairing.choose(asked, self.now_s)
+        return None if reads is None else self.pools[0].engines[reads], self._decode.engines[answers]
+
+    def _reader(self) -> Engine | None:
+        """Where a prompt is read for another worker."""
+        if self._flexible:
+            return self._least("prefill", prefill_load)
+        return self._prefill.least() if self._prefill else None
+
+    def _writer(self) -> Engine | None:
+        """Where an answer is written."""
+        return self._least("decode", decode_load) if self._flexible else self._decode.least()
+
+    def _least(self, role: Role, load: Load) -> Engine | None:
+        """The least loaded of the flexible workers that have the role; they are few, so all are looked at."""
+        able = (engine for engine in self._decode.engines if engine.state == "ready" and engine.role == role)
+        return min(able, key=lambda engine: (load(engine), engine.turn, engine.number), default=None)
 
     def _charge(self, engine: Engine, request: Request, sign: int) -> None:
         """Counts a request for or against a worker; one that drains goes with its last request."""
@@ -207,9 +241,11 @@ class Simulation:
     def _hand_off(self, request: Request) -> None:
         """A prompt is read: the decode worker may fetch it, or another one if that takes no requests any more."""
         request.hands_off = False
+        if self._pairing:
+            self._pairing.read(request.index, self.now_s)
         decode = request.decode
         assert decode is not None, "a hand-off has two ends"
-        if decode.state != "ready" and (other := self._decode.least()):
+        if decode.state != "ready" and (other := self._writer()):
             self._charge(decode, request, -1)
             request.decode = decode = other
             self._charge(decode, request, 1)
@@ -324,6 +360,18 @@ class Simulation:
         self._shrink(pool, there - max(count for _, count in recent))
         if goes_on:
             self._again(scaling.interval_s, self._scale, pool, scaling, recent, busy_now_s)
+
+    def _look_at_roles(self, flexible: Flexible) -> None:
+        goes_on = self._goes_on()
+        self._give_roles(flexible)
+        if goes_on:
+            self._again(flexible.interval_s, self._look_at_roles, flexible)
+
+    def _give_roles(self, flexible: Flexible) -> None:
+        """Asks who takes new requests of which phase; what runs is left where it is."""
+        ready = {engine.number: engine for engine in self._decode.engines if engine.state == "ready"}
+        for number, role in flexible.policy(self.now_s, [engine.view() for engine in ready.values()]).items():
+            ready[number].role = role
 
     def _grow(self, pool: Pool, workers: int) -> None:
         model = pool.model.workers[0][0]

@@ -62,6 +62,10 @@ class Traffic:
     of the session does not read that part again while it still has it."""
     duration_s: float
     """How long requests come. What is still running then is simulated to its end."""
+    beginning: Sequence[int] = ()
+    """Which beginning a prompt shares with those of other sessions, a system prompt say. Default: none does."""
+    beginning_tokens: Sequence[int] = ()
+    """How long it is; part of the prompt, and known to a worker that has read it."""
 
     def __len__(self) -> int:
         return len(self.arrival_s)

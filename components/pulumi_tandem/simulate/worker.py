@@ -20,6 +20,8 @@ class WorkerModel:
     """Tokens whose keys and values fit into its memory."""
     sequences: int = 256
     """Requests that it runs at once; more wait in the engine."""
+    block_tokens: int = 1
+    """Prompts are found in its prefix cache in whole blocks of so many tokens."""
     batch_tokens: int = 8_192
     """Most tokens of one pass; longer prompts are read in chunks of it."""
     gpus: int = 1

@@ -2,17 +2,26 @@
 
 import json
 import os
+from typing import Any
 
 import pulumi
 import pulumi_tandem as tandem
 from pulumi_tandem import kubernetes
+
+
+def alone(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Prefill workers that tell others to fetch KV from an address where nobody else reaches them."""
+    spec = json.loads(manifest["data"]["worker.json"])
+    spec["env"]["VLLM_NIXL_SIDE_CHANNEL_HOST"] = "127.0.0.1"
+    return {**manifest, "data": {"worker.json": json.dumps(spec)}}
+
 
 changes = json.loads(os.environ.get("TANDEM_TEST_DECLARATION", "{}"))
 pool = {"gpu": "cpu", "sequences": 8, "host_memory_gib": 0.25, "pod": {"resources": {"nvidia.com/gpu": 1}}}
 pool |= changes.get("pool", {})
 chat = tandem.Service(
     name="chat",
-    model=tandem.Model(name="SmolLM2-135M-Instruct"),
+    model=tandem.Model(name="SmolLM2-135M-Instruct", **changes.get("model", {})),
     engine=tandem.Vllm(version="0.32.0"),
     prefill=tandem.Pool(**pool | changes.get("prefill", {})),
     decode=tandem.Pool(**pool | changes.get("decode", {})),
@@ -24,9 +33,13 @@ inference = kubernetes.Inference(
     "chat",
     kubernetes.InferenceArgs(
         service=chat,
-        images=kubernetes.Images(worker="tandem.local/worker-fake:test", gateway="tandem.local/gateway:test"),
+        images=kubernetes.Images(
+            worker=f"tandem.local/{changes.get('worker', 'worker-fake')}:test", gateway="tandem.local/gateway:test"
+        ),
+        weights=kubernetes.HostPath(path=changes["weights"]) if "weights" in changes else None,
         cluster=kubernetes.Access(kubeconfig=os.environ["TANDEM_CLUSTER_KUBECONFIG"], identifier="test"),
         namespace=os.environ["TANDEM_TEST_NAMESPACE"],
+        transforms={"prefill-spec": alone} if changes.get("alone") else {},
     ),
 )
 

@@ -76,6 +76,8 @@ class State:
     """The last count of model steps, and when it last moved, or could not be expected to."""
     stalled: str | None = None
     """Why the engine counts as stalled though it answers; None when it makes steps or has nothing to do."""
+    kv_share: float | None = None
+    """Share of the memory for KV that was taken at the last reading; None: not told."""
     start_seconds: float | None = None
     """From the agent's start of the engine to its first good health check."""
     kill_at_s: float = 0.0
@@ -119,6 +121,7 @@ class Load:
     steps: int
     taken_s: float
     """When it was asked for, so that an answer from before the settling time does not end a drain."""
+    kv_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -271,7 +274,12 @@ def _on_load(state: State, event: Load, now_s: float) -> Decision:
     moved_s = now_s if moved else state.steps[1]
     still_s = now_s - moved_s
     why = f"{event.running} requests are running and no model step was made for {still_s:.0f} s"
-    state = replace(state, steps=(event.steps, moved_s), stalled=why if still_s >= STALL_S else None)
+    state = replace(
+        state,
+        steps=(event.steps, moved_s),
+        stalled=why if still_s >= STALL_S else None,
+        kv_share=event.kv_share,
+    )
     idle = event.running == 0 and event.waiting == 0
     settled = event.taken_s >= state.since_s + state.limits.settle_s
     if state.stage is Stage.DRAINING and idle and settled:

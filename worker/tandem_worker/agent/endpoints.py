@@ -69,7 +69,7 @@ def application(view: View) -> web.Application:
     async def ready(_: web.Request) -> web.Response:
         state = view.state()
         reason = state.not_ready_because
-        body = {"ready": reason is None, "stage": state.stage.value, "reason": reason}
+        body = {"ready": reason is None, "stage": state.stage.value, "reason": reason, "kv_share": state.kv_share}
         return web.json_response(body, status=200 if reason is None else 503)
 
     async def factors(_: web.Request) -> web.Response:
@@ -132,6 +132,8 @@ def may_drain(peer: str | None, headers: Mapping[str, str], token: str | None) -
 def _engine_metrics(numbers: EngineNumbers) -> Iterable[Metric]:
     yield _gauge("tandem_requests_running", "Requests that the engine works on", numbers.requests_running)
     yield _gauge("tandem_requests_waiting", "Requests that wait inside the engine", numbers.requests_waiting)
+    if numbers.kv_share is not None:
+        yield _gauge("tandem_kv_share", "Share of the memory for KV that running requests take", numbers.kv_share)
     yield _counter("tandem_kv_transfers", "KV transfers that this worker received", numbers.kv_transfers_count)
     yield _counter("tandem_kv_bytes", "Bytes of KV received", numbers.kv_bytes)
     yield _counter("tandem_kv_seconds", "Seconds that KV transfers took, added up", numbers.kv_seconds)

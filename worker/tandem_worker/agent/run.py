@@ -198,7 +198,8 @@ class Shell:
             numbers = await client.numbers()
             if numbers is not None:
                 running, waiting = numbers.requests_running, numbers.requests_waiting
-                self._events.put_nowait(decide.Load(running, waiting, numbers.steps_count, taken_s))
+                load = decide.Load(running, waiting, numbers.steps_count, taken_s, numbers.kv_share)
+                self._events.put_nowait(load)
 
     async def _wait_stage_changed(self, timeout_s: float) -> None:
         with suppress(TimeoutError):

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"
+_KV_USED = "vllm:kv_cache_usage_perc"
 _TRANSFER_SECONDS = "vllm:nixl_xfer_time_seconds"
 _TRANSFER_BYTES = "vllm:nixl_bytes_transferred"
 _FAILED = "vllm:nixl_num_failed_transfers_total"
@@ -23,6 +24,7 @@ _STEPS = "vllm:iteration_tokens_total_count"
 _WANTED = (
     f"{_RUNNING}{{",
     f"{_WAITING}{{",
+    f"{_KV_USED}{{",
     f"{_TRANSFER_SECONDS}_sum",
     f"{_TRANSFER_SECONDS}_count",
     f"{_TRANSFER_BYTES}_sum",
@@ -40,6 +42,8 @@ class EngineNumbers:
 
     requests_running: int = 0
     requests_waiting: int = 0
+    kv_share: float | None = None
+    """Share of the memory for KV that running requests take; of several cores the fullest. None: not told."""
     kv_transfers_count: int = 0
     kv_bytes: int = 0
     kv_seconds: float = 0.0
@@ -75,11 +79,14 @@ def read_metrics(text: str) -> EngineNumbers:
     wanted = "\n".join(line for line in text.splitlines() if line.startswith(_WANTED)) + "\n"
     totals: dict[str, float] = {}
     by_source: dict[str, int] = {}
+    kv_shares: list[float] = []
     for family in text_string_to_metric_families(wanted):
         for sample in family.samples:
             if not math.isfinite(sample.value):
                 raise ValueError(f"{sample.name} is {sample.value}, which no count or gauge of an engine is")
             totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+            if sample.name == _KV_USED:
+                kv_shares.append(sample.value)
             if sample.name == _PROMPT_BY_SOURCE:
                 source = sample.labels.get("source", "")
                 by_source[source] = by_source.get(source, 0) + int(sample.value)
@@ -90,6 +97,7 @@ def read_metrics(text: str) -> EngineNumbers:
     return EngineNumbers(
         requests_running=count(_RUNNING),
         requests_waiting=count(_WAITING),
+        kv_share=max(kv_shares, default=None),
         kv_transfers_count=count(f"{_TRANSFER_SECONDS}_count"),
         kv_bytes=count(f"{_TRANSFER_BYTES}_sum"),
         kv_seconds=totals.get(f"{_TRANSFER_SECONDS}_sum", 0.0),

@@ -33,6 +33,11 @@ class Meter:
         self._pass(now_s)
         return (self.pending + waiting) * self.busy_s / self.done if self.done else 0.0
 
+    @property
+    def rate(self) -> float:
+        """Work per second while there is any, as last measured; 0 while none was."""
+        return self.done / self.busy_s if self.busy_s else 0.0
+
     def _pass(self, now_s: float) -> None:
         passed_s = 0.0 if self.seen_s is None else max(0.0, now_s - self.seen_s)
         self.seen_s = now_s

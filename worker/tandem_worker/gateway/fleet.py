@@ -5,10 +5,12 @@ State without I/O: `watch` reports what it read and probed, exchanges report how
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from tandem_worker.contract import Phase, WorkerRecord
+from tandem_worker.contract import FLEXIBLE_POOL, Phase, WorkerRecord
 from tandem_worker.gateway.backlog import Meter
+from tandem_worker.gateway.prefix import History, Prompt
+from tandem_worker.gateway.roles import Roles, Seen, decide
 
 SUSPICION_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Shortest time a worker stays out after its n-th failure in a row; a good probe ends it only then.
@@ -38,10 +40,31 @@ class Worker:
     """Answers of status 5xx since the last success."""
     prefills: int = 0
     decodes: int = 0
-    prefill_bytes: int = 0
-    """Bytes of the request bodies that are being prefilled here."""
+    prompts: Meter = field(default_factory=Meter)
+    """Bytes of prompts that are to be read here, and how fast that goes; what its cache holds is not counted."""
     turn: int = 0
     """When this worker was last chosen, counted in choices; the longest unused one breaks ties."""
+    role: Phase | None = None
+    """The phase that a flexible worker takes now; None: the one it was made for."""
+    kv_share: float = 0.0
+    """Share of its memory for KV that is taken, as its agent last said."""
+    running_then: int = 0
+    """What ran here of this gateway's when the agent said so."""
+
+    @property
+    def phase(self) -> Phase:
+        """The phase of which it takes new requests."""
+        return self.role or self.record.phase
+
+    @property
+    def running(self) -> int:
+        """This gateway's requests that are here."""
+        return self.prefills + self.decodes
+
+    @property
+    def kv_share_now(self) -> float:
+        """The share of KV that is taken now, if what came since takes as much as what was there."""
+        return self.kv_share * self.running / self.running_then if self.running_then else self.kv_share
 
     @property
     def ready(self) -> bool:
@@ -58,6 +81,8 @@ class Fleet:
         self.meters: dict[Phase, Meter] = {"prefill": Meter(), "decode": Meter()}
         self.served_names: dict[str, tuple[str, ...]] = {}
         """Model names that the workers of each generation know: a new name serves when its generation does."""
+        self.history = History()
+        self.roles = Roles()
         self._turn = 0
 
     def __iter__(self) -> Iterator[Worker]:
@@ -77,6 +102,7 @@ class Fleet:
         self.active = active
         for name in [name for name in self.workers if name not in found]:
             del self.workers[name]
+            self.history.forget(name)
             changed = True
         for name, record in found.items():
             known = self.workers.get(name)
@@ -87,6 +113,7 @@ class Fleet:
                 known.record = record
             else:
                 self.workers[name] = Worker(record)
+                self.history.forget(name)
         if changed:
             named = (worker.record for worker in self if worker.record.served_names)
             self.served_names = {record.generation: record.served_names for record in named}
@@ -96,6 +123,7 @@ class Fleet:
         """Take over one answer of a worker's agent; returns whether the worker became ready by it.
 
         `asked_s` is when the question was sent: an answer to an older question clears no suspicion.
+        What a worker is not well may have been its end, and what comes back has an empty cache.
         """
         worker = self.workers.get(name)
         if worker is None:
@@ -106,6 +134,8 @@ class Fleet:
         if not good:
             # Its agent saw what was wrong, so a good answer later is worth more than time.
             worker.failures = min(worker.failures, 1)
+            if not draining:
+                self.history.forget(name)
         if good or draining:
             worker.unwell_since_s = None
         elif worker.unwell_since_s is None:
@@ -139,27 +169,62 @@ class Fleet:
             worker.failures = 0
             worker.errors = 0
 
-    def begin(self, name: str, phase: Phase, body_bytes: int, now_s: float) -> None:
-        """A request of this gateway starts on a worker."""
-        self.meters[phase].begin(body_bytes if phase == "prefill" else 1, now_s)
+    def loaded(self, name: str, kv_share: float) -> None:
+        """A worker's agent said how full its memory for KV is."""
+        worker = self.workers.get(name)
+        if worker is not None and kv_share != worker.kv_share:  # else it is the same reading, told again
+            worker.kv_share = kv_share
+            worker.running_then = worker.running
+
+    def begin(self, name: str, phase: Phase, unread_bytes: int, now_s: float) -> None:
+        """A request of this gateway starts on a worker; of its prompt so much is to be read there."""
+        self.meters[phase].begin(unread_bytes if phase == "prefill" else 1, now_s)
         if worker := self.workers.get(name):
             self._turn += 1
             worker.turn = self._turn
             if phase == "prefill":
                 worker.prefills += 1
-                worker.prefill_bytes += body_bytes
+                worker.prompts.begin(unread_bytes, now_s)
             else:
                 worker.decodes += 1
 
-    def end(self, name: str, phase: Phase, body_bytes: int, now_s: float, *, finished: bool) -> None:
+    def end(self, name: str, phase: Phase, unread_bytes: int, now_s: float, *, finished: bool) -> None:
         """A request of this gateway ends on a worker, however it went."""
-        self.meters[phase].end(body_bytes if phase == "prefill" else 1, now_s, finished=finished)
+        self.meters[phase].end(unread_bytes if phase == "prefill" else 1, now_s, finished=finished)
         if worker := self.workers.get(name):
             if phase == "prefill":
                 worker.prefills = max(0, worker.prefills - 1)
-                worker.prefill_bytes = max(0, worker.prefill_bytes - body_bytes)
+                worker.prompts.end(unread_bytes, now_s, finished=finished)
             else:
                 worker.decodes = max(0, worker.decodes - 1)
+
+    def unread_bytes(self, worker: Worker, prompt: Prompt) -> int:
+        """What a worker would have to read of a prompt."""
+        return prompt.bytes - self.history.held_bytes(worker.record.name, prompt)
+
+    def assign(self, decodes_max: float, now_s: float) -> dict[str, Phase]:
+        """Give flexible workers of the active generation their roles; returns those that changed.
+
+        A flexible worker can write `decodes_max` answers of this gateway's at once.
+        """
+        flexible = [worker for worker in self.ready(self.active) if worker.record.pool == FLEXIBLE_POOL]
+        usual = usual_rate(flexible)
+        seen = [
+            Seen(
+                name=worker.record.name,
+                prompts_s=worker.prompts.pending / rate if (rate := worker.prompts.rate or usual) else 0.0,
+                decode_share=worker.decodes / decodes_max,
+                kv_share=min(1.0, worker.kv_share_now),
+            )
+            for worker in flexible
+        ]
+        self.roles = decide(self.roles, seen, now_s)
+        changed: dict[str, Phase] = {}
+        for worker in flexible:
+            role = self.roles.of[worker.record.name]
+            if role != worker.phase:
+                worker.role = changed[worker.record.name] = role
+        return changed
 
     def ready(self, generation: str | None) -> list[Worker]:
         """Workers of a generation that may take new requests."""
@@ -171,6 +236,12 @@ class Fleet:
             worker.record.generation == generation and not worker.draining and not worker.record.draining
             for worker in self
         )
+
+
+def usual_rate(workers: Iterable[Worker]) -> float:
+    """Bytes of prompts per second that a worker reads, on average of those of which it is known; 0: of none."""
+    known = [rate for worker in workers if (rate := worker.prompts.rate)]
+    return sum(known) / len(known) if known else 0.0
 
 
 def _suspicion_s(failures: int) -> float:

@@ -20,6 +20,7 @@ from tandem_worker.contract import Phase
 from tandem_worker.gateway.errors import Refusal
 from tandem_worker.gateway.fleet import Fleet
 from tandem_worker.gateway.pair import Ask, Pinned, Route, choose, redirect
+from tandem_worker.gateway.prefix import Prompt
 
 PATIENCE_S = 15.0
 """How long a request waits, in all, for a worker to become ready while the fleet has workers."""
@@ -74,8 +75,8 @@ class Terms(Struct, frozen=True):
     reason: str
     deadline_s: float
     attempts_max: int
-    body_bytes: int = 0
-    """Size of the request, the measure of the prefill that it asks for."""
+    prompt: Prompt = Prompt()
+    hand_off_tokens_min: int = 0
     survivors_serve_both: bool = True
     generation: str | None = None
     """The generation that a proof addressed; None: the active one."""
@@ -205,10 +206,15 @@ def step(state: Exchange, event: Event, now_s: float, fleet: Fleet) -> Step:
     if left != taken or state.attempts != after.attempts:
         if left is not None:
             finished = isinstance(event, Prefilled | Finished)
-            fleet.end(*left, state.terms.body_bytes, now_s, finished=finished)
+            fleet.end(*left, _unread_bytes(state), now_s, finished=finished)
         if taken is not None:
-            fleet.begin(*taken, state.terms.body_bytes, now_s)
+            fleet.begin(*taken, _unread_bytes(after), now_s)
+            fleet.history.remember(taken[0], after.terms.prompt)
     return after, actions
+
+
+def _unread_bytes(state: Exchange) -> int:
+    return state.route.unread_bytes if state.route is not None else 0
 
 
 def _next(state: Exchange, event: Event, now_s: float, fleet: Fleet) -> Step:
@@ -277,7 +283,16 @@ def _route(state: Exchange, fleet: Fleet) -> tuple[str | None, Route | None]:
 
 def _ask(state: Exchange, generation: str | None) -> Ask:
     terms = state.terms
-    return Ask(generation, terms.disaggregate, terms.reason, terms.survivors_serve_both, state.blamed, terms.pinned)
+    return Ask(
+        generation,
+        terms.disaggregate,
+        terms.reason,
+        terms.survivors_serve_both,
+        state.blamed,
+        terms.pinned,
+        terms.prompt,
+        terms.hand_off_tokens_min,
+    )
 
 
 def _park(state: Exchange, generation: str | None, now_s: float, fleet: Fleet) -> Step:

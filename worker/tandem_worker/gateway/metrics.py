@@ -75,6 +75,15 @@ class Metrics(Collector):
         self._losses = Counter(
             "tandem_gateway_losses", "Failed attempts by phase and kind", ("phase", "kind"), registry=self._registry
         )
+        self._whole = Counter(
+            "tandem_gateway_whole",
+            "Requests that ran whole on one worker of a disaggregated service, by reason",
+            ("reason",),
+            registry=self._registry,
+        )
+        self._moves = Counter(
+            "tandem_gateway_role_moves", "Flexible workers that changed sides", registry=self._registry
+        )
         self._ttft_s = Histogram(
             "tandem_gateway_ttft_seconds", "Arrival to first bytes", buckets=TTFT_BUCKETS_S, registry=self._registry
         )
@@ -92,6 +101,12 @@ class Metrics(Collector):
                 ("workers_ready", "Workers of the active generation that take requests"),
             )
         }
+        self._phases = Gauge(
+            "tandem_gateway_phase_workers",
+            "Ready workers of the active generation by the phase that they take now",
+            ("phase",),
+            registry=self._registry,
+        )
         self._backlog_s = Gauge(
             "tandem_gateway_backlog_seconds", "Work waiting for a phase", ("phase",), registry=self._registry
         )
@@ -113,6 +128,14 @@ class Metrics(Collector):
             child = self._answers[key] = self._outcomes.labels(*key)
         child.inc()
 
+    def whole(self, reason: str) -> None:
+        """One request of a disaggregated service ran whole on one worker."""
+        self._whole.labels(reason).inc()
+
+    def moved(self, workers: int) -> None:
+        """So many flexible workers changed sides."""
+        self._moves.inc(workers)
+
     def lost(self, phase: str, kind: str) -> None:
         """One attempt failed."""
         self._losses.labels(phase, kind).inc()
@@ -125,10 +148,12 @@ class Metrics(Collector):
             self.tpot.add(tpot_s)
             self._tpot_s.observe(tpot_s)
 
-    def render(self, gauges: dict[str, float], backlog_s: dict[str, float]) -> bytes:
-        """The Prometheus text, with the gauges as they stand now."""
+    def render(self, gauges: dict[str, float], backlog_s: dict[str, float], phases: dict[str, float]) -> bytes:
+        """The Prometheus text, with the gauges as they stand now; the last two are by phase."""
         for name, number in gauges.items():
             self._gauges[name].set(number)
         for phase, seconds in backlog_s.items():
             self._backlog_s.labels(phase).set(seconds)
+        for phase, workers in phases.items():
+            self._phases.labels(phase).set(workers)
         return generate_latest(self._registry)

@@ -1,14 +1,28 @@
 """Which workers a request goes to.
 
 A hand-off needs one worker of each phase, of one generation and one pair key. Where a phase has
-none, and the service allows it, a survivor serves the whole request.
+none, and the service allows it, a survivor serves the whole request. A prompt of which little is left to read, because
+it is short or because its beginning is cached where it would be answered, is not worth a hand-off.
+
+Of the workers that read prompts, the one that is done first is chosen: with what it has to read already, and then with
+what its cache lacks of this prompt. Where several would be done about as soon, the prompt itself chooses between them,
+so that gateways that know nothing of each other send one conversation to one worker.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from tandem_worker.gateway.fleet import Fleet, Worker
+from tandem_worker.gateway.fleet import Fleet, Worker, usual_rate
+from tandem_worker.gateway.prefix import BYTES_PER_TOKEN, Prompt, draw
+
+ABOUT_AS_SOON = 1.1
+"""Workers whose times differ by less than this factor count as equal: the rates that times come from are no better."""
+
+
+SHORT, CACHED = "short-prompt", "cached-prompt"
+"""Why a hand-off would not pay, as `Route.reason` has it."""
 
 
 class Pinned(Struct, frozen=True):
@@ -29,6 +43,9 @@ class Ask(Struct, frozen=True):
     blamed: tuple[str, ...] = ()
     """Workers that have failed this request, once per failure; they come last."""
     pinned: Pinned | None = None
+    prompt: Prompt = Prompt()
+    hand_off_tokens_min: int = 0
+    """Prompts with fewer tokens to read run whole on a decode worker."""
 
 
 class Route(Struct, frozen=True):
@@ -42,6 +59,8 @@ class Route(Struct, frozen=True):
     """Whether a survivor serves both phases because a phase has none."""
     blame: int = 0
     """How often its workers have failed this request before."""
+    unread_bytes: int = 0
+    """What the prefill worker has to read of the prompt."""
 
 
 def choose(fleet: Fleet, ask: Ask) -> Route | None:
@@ -52,8 +71,10 @@ def choose(fleet: Fleet, ask: Ask) -> Route | None:
     """
     ready = fleet.ready(ask.generation)
     if ask.pinned is not None:
-        return _pinned(ready, ask, ask.pinned)
-    regular = _pair(ready, ask) if ask.disaggregate else _whole(ready, ask)
+        return _pinned(fleet, ready, ask, ask.pinned)
+    if ask.disaggregate and ask.hand_off_tokens_min and (direct := _direct(fleet, ready, ask)) is not None:
+        return direct
+    regular = _pair(fleet, ready, ask) if ask.disaggregate else _whole(ready, ask)
     if regular is not None and not regular.blame:
         return regular
     survivor = _survivor(ready, ask) if ask.survivors_serve_both else None
@@ -68,9 +89,9 @@ def redirect(fleet: Fleet, ask: Ask, route: Route) -> Route:
     if ask.pinned is not None or prefill is None or (chosen is not None and chosen.ready):
         return route
     key = prefill.record.pair_key
-    able = (w for w in fleet.ready(ask.generation) if w.record.phase == "decode" and w.record.pair_key == key)
-    other = _least(ask, able, _decode_load)
-    return route if other is None else Route(other.record.name, route.prefill, blame=_blame(ask, other))
+    able = (w for w in fleet.ready(ask.generation) if w.phase == "decode" and w.record.pair_key == key)
+    other = _writer(ask, (worker for worker in able if worker is not prefill))
+    return route if other is None else replace(route, decode=other.record.name, blame=_blame(ask, other))
 
 
 def can_serve(fleet: Fleet, ask: Ask) -> bool:
@@ -78,71 +99,103 @@ def can_serve(fleet: Fleet, ask: Ask) -> bool:
     return choose(fleet, ask) is not None
 
 
-def _pair(ready: list[Worker], ask: Ask) -> Route | None:
-    best: tuple[tuple[int, ...], Route] | None = None
+def _direct(fleet: Fleet, ready: list[Worker], ask: Ask) -> Route | None:
+    """The decode worker that lacks so little of the prompt that a hand-off would not pay, if one does."""
+    least_bytes = ask.hand_off_tokens_min * BYTES_PER_TOKEN
+    able = [w for w in ready if w.phase == "decode" and not _blame(ask, w)]
+    if ask.prompt.bytes < least_bytes:
+        worker, reason = _writer(ask, able), SHORT
+    else:
+        worker = _writer(ask, (w for w in able if fleet.unread_bytes(w, ask.prompt) < least_bytes))
+        reason = CACHED
+    return worker and Route(worker.record.name, reason=reason)
+
+
+def _pair(fleet: Fleet, ready: list[Worker], ask: Ask) -> Route | None:
+    best: tuple[tuple[float, ...], Route] | None = None
     for key in {worker.record.pair_key for worker in ready}:
         same = [worker for worker in ready if worker.record.pair_key == key]
-        prefill = _least(ask, (worker for worker in same if worker.record.phase == "prefill"), _prefill_load)
-        decode = _least(ask, (worker for worker in same if worker.record.phase == "decode"), _decode_load)
+        prefill = _reader(fleet, ask, [worker for worker in same if worker.phase == "prefill"])
+        decode = _writer(ask, (worker for worker in same if worker.phase == "decode"))
         if prefill is None or decode is None:
             continue
         blame = _blame(ask, prefill) + _blame(ask, decode)
-        rank = (blame, *_prefill_load(prefill), decode.decodes)
+        rank = (blame, prefill.prompts.pending, prefill.turn, decode.decodes)
         if best is None or rank < best[0]:
-            best = rank, Route(decode.record.name, prefill.record.name, blame=blame)
+            best = rank, _handed(fleet, ask, prefill, decode, blame=blame)
     return best and best[1]
 
 
+def _handed(fleet: Fleet, ask: Ask, prefill: Worker, decode: Worker, *, blame: int = 0) -> Route:
+    unread = fleet.unread_bytes(prefill, ask.prompt)
+    return Route(decode.record.name, prefill.record.name, blame=blame, unread_bytes=unread)
+
+
 def _whole(ready: list[Worker], ask: Ask) -> Route | None:
-    worker = _least(ask, (worker for worker in ready if worker.record.phase == "decode"), _decode_load)
+    worker = _writer(ask, (worker for worker in ready if worker.phase == "decode"))
     return worker and Route(worker.record.name, reason=ask.reason, blame=_blame(ask, worker))
 
 
 def _survivor(ready: list[Worker], ask: Ask) -> Route | None:
     able = [worker for worker in ready if set(worker.record.phases) >= {"prefill", "decode"}]
-    worker = _least(ask, able, _decode_load)
+    worker = _writer(ask, able)
     if worker is None:
         return None
-    phases = {worker.record.phase for worker in ready}
+    phases = {worker.phase for worker in ready}
     lacking = next((f"no-{phase}-ready" for phase in ("prefill", "decode") if phase not in phases), "pair-failed")
     if not ask.disaggregate:
         return Route(worker.record.name, reason=ask.reason, fallback=True, blame=_blame(ask, worker))
     return Route(worker.record.name, reason=lacking, fallback=True, blame=_blame(ask, worker))
 
 
-def _pinned(ready: list[Worker], ask: Ask, pinned: Pinned) -> Route | None:
+def _pinned(fleet: Fleet, ready: list[Worker], ask: Ask, pinned: Pinned) -> Route | None:
     if not ask.disaggregate or (pinned.prefill is not None and pinned.prefill == pinned.decode):
         wanted = pinned.decode or pinned.prefill
-        able = [worker for worker in ready if wanted in (None, worker.record.name)]
-        worker = _least(ask, able, _decode_load)
+        worker = _writer(ask, (worker for worker in ready if wanted in (None, worker.record.name)))
         return worker and Route(worker.record.name, reason=ask.reason or "proof")
-    named = [
-        worker
-        for worker in ready
-        if worker.record.name in (pinned.prefill, pinned.decode)
-        or (pinned.prefill is None and worker.record.phase == "prefill")
-        or (pinned.decode is None and worker.record.phase == "decode")
+    prefills = [
+        w for w in ready if w.record.name == pinned.prefill or (pinned.prefill is None and w.phase == "prefill")
     ]
-    prefills = [w for w in named if pinned.prefill in (None, w.record.name) and w.record.name != pinned.decode]
-    decodes = [w for w in named if pinned.decode in (None, w.record.name) and w.record.name != pinned.prefill]
+    decodes = [w for w in ready if w.record.name == pinned.decode or (pinned.decode is None and w.phase == "decode")]
     for prefill in sorted(prefills, key=_prefill_load):
         for decode in sorted(decodes, key=_decode_load):
             if prefill.record.pair_key == decode.record.pair_key and prefill is not decode:
-                return Route(decode.record.name, prefill.record.name)
+                return _handed(fleet, ask, prefill, decode)
     return None
 
 
-def _least(ask: Ask, workers: Iterable[Worker], load: Callable[[Worker], tuple[int, int]]) -> Worker | None:
-    return min(workers, key=lambda worker: (_blame(ask, worker), *load(worker)), default=None)
+def _reader(fleet: Fleet, ask: Ask, workers: list[Worker]) -> Worker | None:
+    """Who would be done with the prompt first."""
+    if len(workers) < 2:
+        return workers[0] if workers else None
+    blame = min(_blame(ask, worker) for worker in workers)
+    able = [worker for worker in workers if _blame(ask, worker) == blame]
+    usual = usual_rate(able) or 1.0
+    done_s = [
+        (worker.prompts.pending + fleet.unread_bytes(worker, ask.prompt)) / (worker.prompts.rate or usual)
+        for worker in able
+    ]
+    soon_s = min(done_s) * ABOUT_AS_SOON
+    equal = [worker for worker, at_s in zip(able, done_s, strict=True) if at_s <= soon_s]
+    if len(equal) > 1:
+        piece = fleet.history.first_unheld(ask.prompt, [worker.record.name for worker in equal])
+        if piece is not None:
+            return max(equal, key=lambda worker: draw(piece, worker.record.name))
+    return min(equal, key=_prefill_load)
+
+
+def _writer(ask: Ask, workers: Iterable[Worker]) -> Worker | None:
+    """Who has most room for another answer, of those that have failed the request least."""
+    return min(workers, key=lambda worker: (_blame(ask, worker), *_decode_load(worker)), default=None)
 
 
 def _blame(ask: Ask, worker: Worker) -> int:
     return ask.blamed.count(worker.record.name)
 
 
-def _prefill_load(worker: Worker) -> tuple[int, int]:
-    return worker.prefill_bytes, worker.turn
+def _prefill_load(worker: Worker) -> tuple[float, int]:
+    return worker.prompts.pending, worker.turn
 
 
-def _decode_load(worker: Worker) -> tuple[int, int]:
-    return worker.decodes + worker.prefills, worker.turn
+def _decode_load(worker: Worker) -> tuple[float, int, int]:
+    return round(worker.kv_share_now, 2), worker.running, worker.turn

@@ -54,7 +54,6 @@ class ClientRequest:
     """`chat`, `completions`, `responses`, `messages`, or `any` for what any worker answers."""
     fields: Fields
     stream: bool
-    body_bytes: int
 
 
 def read_request(path: str, body: bytes, served_names: Collection[str]) -> ClientRequest | Refusal:
@@ -71,7 +70,7 @@ def read_request(path: str, body: bytes, served_names: Collection[str]) -> Clien
     if refusal is not None:
         return refusal
     endpoint = GENERATING.get(path, "any")
-    return ClientRequest(endpoint, fields, value(fields, "stream") is True, len(body))
+    return ClientRequest(endpoint, fields, value(fields, "stream") is True)
 
 
 def value(fields: Fields, name: str) -> object:

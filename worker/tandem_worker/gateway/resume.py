@@ -280,7 +280,7 @@ def continuation(request: ClientRequest, history: History, context_tokens_max: i
     least = value(fields, "min_tokens")
     if isinstance(least, int) and least > history.output_count:
         body["min_tokens"] = _number(least - history.output_count)
-    return ClientRequest("completions", body, stream=True, body_bytes=len(ids))
+    return ClientRequest("completions", body, stream=True)
 
 
 COMPLETION_TOKENS_DEFAULT = 16

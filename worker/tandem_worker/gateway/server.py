@@ -10,11 +10,13 @@ from aiohttp import HttpVersion11, web
 
 from tandem_worker.contract import GatewaySpec
 from tandem_worker.gateway.admit import Admission, Queue, share
+from tandem_worker.gateway.decider import Decisions
 from tandem_worker.gateway.errors import Refusal, error_body, invalid
 from tandem_worker.gateway.exchange import EVENT_STREAM, Serving, Shared
-from tandem_worker.gateway.handoff import Terms
+from tandem_worker.gateway.handoff import Exchange, Terms
 from tandem_worker.gateway.keys import Keys
 from tandem_worker.gateway.pair import Ask, Pinned, can_serve
+from tandem_worker.gateway.prefix import Prompt, prompt_of
 from tandem_worker.gateway.request import ANY_WORKER, GENERATING, NOT_SERVED, ClientRequest, read_request
 from tandem_worker.gateway.upstream import UpstreamError
 
@@ -106,6 +108,8 @@ class Gateway:
         self.draining = False
         self.running: set[Serving] = set()
         self._admitted: dict[int, asyncio.Future[None]] = {}
+        self._decisions = Decisions()
+        self._gateways = 1
         self._sequence = 0
         self._nonce = os.urandom(3).hex()
         self._ticked_s = shared.now()
@@ -144,6 +148,16 @@ class Gateway:
         for serving in self.running:
             serving.look(now_s, judge_silence=not lagged)
         self.shared.upstream.drop_idle()
+        if self.spec.decodes_max:
+            self._assign_roles(now_s)
+
+    def _assign_roles(self, now_s: float) -> None:
+        changed = self.shared.fleet.assign(self.spec.decodes_max / self._gateways, now_s)
+        for name, role in changed.items():
+            log.info("%s takes %s from now on", name, "prompts" if role == "prefill" else "answers")
+        if changed:
+            self.shared.metrics.moved(len(changed))
+            self.shared.fleet_changed.fire()
 
     @property
     def under_way(self) -> int:
@@ -191,13 +205,14 @@ class Gateway:
                 "name": worker.record.name,
                 "generation": worker.record.generation,
                 "pool": worker.record.pool,
-                "phase": worker.record.phase,
+                "phase": worker.phase,
                 "phases": list(worker.record.phases),
                 "ready": worker.ready,
                 "suspect": worker.suspect_since_s is not None,
                 "draining": worker.draining or worker.record.draining,
                 "running_prefill": worker.prefills,
                 "running_decode": worker.decodes,
+                "kv_share": round(worker.kv_share, 3),
             }
             for worker in fleet
         ]
@@ -221,14 +236,15 @@ class Gateway:
         gauges = {
             "requests_running": float(self.queue.running),
             "requests_waiting": float(len(self.queue.waiting)),
-            "workers_ready": float(len(fleet.ready(fleet.active))),
+            "workers_ready": float(len(ready := fleet.ready(fleet.active))),
         }
+        phases = {phase: float(sum(worker.phase == phase for worker in ready)) for phase in ("prefill", "decode")}
         now_s = self.shared.now()
         backlog_s = {
             "prefill": fleet.meters["prefill"].seconds(now_s),
             "decode": fleet.meters["decode"].seconds(now_s, waiting=len(self.queue.waiting)),
         }
-        body = self.shared.metrics.render(gauges, backlog_s)
+        body = self.shared.metrics.render(gauges, backlog_s, phases)
         return web.Response(body=body, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
 
     def _no_route(self, request: web.BaseRequest) -> Answer:
@@ -288,8 +304,18 @@ class Gateway:
         route = serving.state.route
         path = "none" if route is None else "aggregated" if route.prefill is None else "disaggregated"
         metrics.answered(endpoint, path, serving.outcome)
+        if route is not None and self.spec.disaggregated:
+            if route.prefill is None:
+                metrics.whole(route.reason)
+            if self.spec.hand_off_tokens_min and (told := self._decided(serving.state)):
+                log.warning("%s", told)
         if serving.outcome == "completed" and serving.times is not None:
             metrics.took(*serving.times)
+
+    def _decided(self, state: Exchange) -> str | None:
+        assert state.route is not None
+        handed_off = state.route.prefill is not None
+        return self._decisions.count(state.generation, handed_off=handed_off, reason=state.route.reason)
 
     async def _any_worker(self, request: web.BaseRequest, _request_id: str) -> Answer:
         read = await self._read(request)
@@ -364,7 +390,8 @@ class Gateway:
             reason=reason,
             deadline_s=self.shared.now() + spec.request_timeout_s,
             attempts_max=1 if proving else spec.attempts_max,
-            body_bytes=read.body_bytes,
+            prompt=Prompt() if reason else prompt_of(read.fields),
+            hand_off_tokens_min=spec.hand_off_tokens_min,
             survivors_serve_both=spec.survivors_serve_both and not proving,
             generation=wanted["generation"],
             pinned=pinned,
@@ -402,6 +429,7 @@ class Gateway:
 
     def divide(self, gateways: int) -> None:
         """Admit this gateway's part of the service's limits, of so many gateways."""
+        self._gateways = gateways
         running_max, waiting_max = (
             share(limit, gateways) for limit in (self.spec.requests_running_max, self.spec.requests_waiting_max)
         )

@@ -106,10 +106,11 @@ class Source(Protocol):
         ...
 
 
-class _NotReady(BaseModel):
-    """What of a bad `/ready` answer matters here."""
+class _Ready(BaseModel):
+    """What of an answer of `/ready` matters here."""
 
-    reason: str = ""
+    reason: str | None = None
+    kv_share: float | None = None
 
 
 LEAVING = ("draining", "stopping")
@@ -152,13 +153,15 @@ class Watcher:
         loop = asyncio.get_running_loop()
         while (worker := self._fleet.get(name)) is not None:
             asked_s = loop.time()
-            good, draining = await self._ask(worker.record)
+            good, draining, kv_share = await self._ask(worker.record)
+            if kv_share is not None:
+                self._fleet.loaded(name, kv_share)
             if self._fleet.probed(name, good=good, draining=draining, asked_s=asked_s, now_s=loop.time()):
                 self._changed()
             await asyncio.sleep(READY_POLL_S)
 
-    async def _ask(self, record: WorkerRecord) -> tuple[bool, bool]:
-        """Whether a worker may take requests, and whether it is leaving."""
+    async def _ask(self, record: WorkerRecord) -> tuple[bool, bool, float | None]:
+        """Whether a worker may take requests, whether it is leaving, and how full its memory for KV is."""
         wire = None
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
@@ -166,16 +169,17 @@ class Watcher:
                 status = await wire.headers()
                 body = await wire.read_all()
         except (UpstreamError, TimeoutError):
-            return False, False
+            return False, False, None
         finally:
             if wire is not None:
                 self._upstream.release(wire)
-        return status == 200, status != 200 and _says_draining(body)
+        said = _read(body)
+        leaving = any(word in (said.reason or "") for word in LEAVING)
+        return status == 200, status != 200 and leaving, said.kv_share
 
 
-def _says_draining(body: bytes) -> bool:
+def _read(body: bytes) -> _Ready:
     try:
-        reason = _NotReady.model_validate_json(body).reason
+        return _Ready.model_validate_json(body)
     except ValidationError:
-        return False
-    return any(word in reason for word in LEAVING)
+        return _Ready()
