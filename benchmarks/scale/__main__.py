@@ -88,7 +88,8 @@ def _measure(scale: Scale, tell: Callable[[str], None]) -> tuple[list[Discovery]
         folder = Path(name)
         previews = measure_previews(folder, scale.previews, scale.rounds, tell)
         with cluster() as kubeconfig, factory(Api(str(kubeconfig)), scale.nodes, scale.services, tell) as made:
-            discoveries = list(measure_discovery(made, kubeconfig, folder, scale.fleets, tell))
+            found = measure_discovery(made, kubeconfig=kubeconfig, folder=folder, sizes=scale.fleets, tell=tell)
+            discoveries = list(found)
     return discoveries, previews
 
 

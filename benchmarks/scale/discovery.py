@@ -48,7 +48,7 @@ class Discovery:
     known_s: float
     """From the same start until `/fleet` names every worker, ready."""
     memory_mib: float
-    """Resident, of the process, after it has known all of them for ten seconds."""
+    """Resident, of the process, after it has known all of them for `IDLE_S`."""
     cpu_cores: float
     """Processor time per second without any request: watching the API server, and asking every agent twice a second."""
     joined_ms: float
@@ -58,7 +58,7 @@ class Discovery:
 
 
 def measure_discovery(
-    factory: Factory, kubeconfig: Path, folder: Path, sizes: Sequence[int], tell: Tell
+    factory: Factory, *, kubeconfig: Path, folder: Path, sizes: Sequence[int], tell: Tell, idle_s: float = IDLE_S
 ) -> Iterator[Discovery]:
     """The factory's first service at each size, the others staying as they are."""
     service = factory.services[0]
@@ -66,7 +66,7 @@ def measure_discovery(
         factory.resize(service, workers)
         tell(f"{name_of(service)} has {workers} workers")
         with _agents(_identities(factory, service), folder), _gateway(factory, service, kubeconfig, folder) as gateway:
-            yield _measured(gateway, factory, service, workers)
+            yield _measured(gateway, factory, service, idle_s)
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,12 @@ class GatewayEnded(Exception):
     """The measured process is gone."""
 
 
-def _measured(gateway: _Gateway, factory: Factory, service: Manifests, workers: int) -> Discovery:
+def _measured(gateway: _Gateway, factory: Factory, service: Manifests, idle_s: float) -> Discovery:
+    workers = len(factory.workers(service))
     listens_s = gateway.when(lambda: bool(gateway.fleet()))
     known_s = gateway.await_ready(workers)
     before_s = sum(gateway.process.cpu_times()[:2])
-    time.sleep(IDLE_S)
+    time.sleep(idle_s)
     cpu_s = sum(gateway.process.cpu_times()[:2]) - before_s
     memory = gateway.process.memory_info().rss
     joined, left = zip(*(_change(gateway, factory, service, workers) for _ in range(CHANGES)), strict=True)
@@ -110,7 +111,7 @@ def _measured(gateway: _Gateway, factory: Factory, service: Manifests, workers: 
         listens_s=listens_s - gateway.begun_s,
         known_s=known_s - gateway.begun_s,
         memory_mib=memory / 2**20,
-        cpu_cores=cpu_s / IDLE_S,
+        cpu_cores=cpu_s / idle_s,
         joined_ms=1e3 * statistics.median(joined),
         left_ms=1e3 * statistics.median(left),
     )

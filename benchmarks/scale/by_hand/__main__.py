@@ -7,6 +7,7 @@ take. It imports nothing of ours.
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pulumi_kubernetes as k8s
 
@@ -30,7 +31,8 @@ services = json.loads(Path(os.environ["SCALE_OBJECTS"]).read_text())
 for objects in services[: int(os.environ["SCALE_SERVICES"])]:
     made: dict[str, pulumi.Resource] = {}
     for one in objects:
-        manifest, timeout = one["manifest"], one["timeout"]
+        manifest: dict[str, Any] = one["manifest"]
+        timeout: str | None = one["timeout"]
         fields = {
             ARGUMENTS.get(key, key): value for key, value in manifest.items() if key not in {"apiVersion", "kind"}
         }
