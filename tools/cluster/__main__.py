@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from cluster.additions import ADDITIONS
 from cluster.control import start_control_plane
 from cluster.down import end
 from cluster.groups import start_groups
@@ -16,13 +17,14 @@ from steps import images, kubernetes
 from steps.frame import Failure, Place, Run, Screen, locked
 
 
-def up(place: Place, screen: Screen, wanted: Sequence[str]) -> None:
-    """Bring the cluster up, with images that pods may name.
+def up(place: Place, screen: Screen, wanted: Sequence[str], added: Sequence[str]) -> None:
+    """Bring the cluster up, with images that pods may name, and with additions.
 
     Raises: Failure.
     """
-    if not kubernetes.STEP.is_done(place):
-        raise Failure("its binaries are not built; run `make cluster`, or tools/bootstrap.py --only kubernetes")
+    for step in (kubernetes.STEP, *(ADDITIONS[name].step for name in added)):
+        if not step.is_done(place):
+            raise Failure(f"binaries are not built; run tools/bootstrap.py --only {step.name}")
     started_s = time.monotonic()
     site = Site.of(place)
     processes = Processes(site.home / "processes", site.logs)
@@ -44,6 +46,9 @@ def up(place: Place, screen: Screen, wanted: Sequence[str]) -> None:
         if wanted:
             images.import_missing(place, run, site.ctr, wanted)
             tell(f"images {', '.join(wanted)}")
+        for name in added:
+            ADDITIONS[name].start(place, site, processes, run)
+            tell(name)
     screen.line("cluster", "done", f"kubeconfig {site.kubeconfig}")
 
 
@@ -60,13 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = sorted(images.RECIPES)
     text = "an image to import; may be repeated"
     parser.add_argument("--image", action="append", default=[], choices=names, metavar="NAME", help=text)
+    text = "what a cluster has only when it is asked for; may be repeated"
+    parser.add_argument("--with", action="append", default=[], choices=sorted(ADDITIONS), dest="added", help=text)
     options = parser.parse_args(arguments)
     place, screen = Place.here(), Screen.of(sys.stdout)
     site = Site.of(place)
     processes = Processes(site.home / "processes", site.logs)
     try:
         if options.command == "up":
-            up(place, screen, options.image)
+            up(place, screen, options.image, options.added)
         elif options.command == "down":
             with locked(site.home / "lock", lambda: screen.line("cluster", "waits", "another command is at it")):
                 end(site, processes, _run(place, screen))

@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+from cluster.additions import ADDITIONS
 from cluster.api import Api, Refused
 from cluster.node import CHAIN
 from cluster.place import BRIDGE, NODE, RUN, Site
@@ -25,6 +26,10 @@ FORGOTTEN = ("etcd", "kubelet", "certs", "pod-logs", "addresses")
 
 def end(site: Site, processes: Processes, run: Run) -> None:
     """Leave nothing that runs, nothing mounted, no rule and no link; images stay."""
+    for addition in ADDITIONS.values():
+        for name in addition.processes:
+            processes.stop(name)
+        addition.end(run)
     running = processes.running()
     if "apiserver" in running and "kubelet" in running:
         # With the controllers gone nobody makes new pods of the deleted ones.
