@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
+import pulumi_tandem as tandem
+from pulumi_tandem.manifest import Images, Setting
 from steps import keda
-from tests.cluster.api import APPS, Namespace, until
+from tests.builders import llama_flexible
+from tests.cluster.api import Namespace, until
 from tests.cluster.bringup import built, run_tool
 from tests.cluster.service import STACK, InCluster
+from tests.manifest.test_manifests import SHAPES, made
 from tests.serving.load import Answer, steady, undisturbed
 
 POOLS = ("prefill", "decode")
@@ -48,17 +52,28 @@ def expected(service: InCluster) -> dict[str, Answer]:
     return asyncio.run(undisturbed(service.url, TOKENS))
 
 
+SERVICES: dict[str, Callable[[], tandem.Service]] = {
+    "separate": SHAPES["scaled"],
+    "flexible": lambda: llama_flexible({"autoscalers": (tandem.Autoscaler(workers_max=6),)}),
+}
+
+
+@pytest.mark.parametrize("shape", SERVICES)
+def test_an_api_server_that_knows_keda_takes_every_autoscaler(shape: str, service: InCluster) -> None:
+    place = service.namespace
+    setting = Setting(images=Images(worker="worker:1", gateway="gateway:1"), namespace=place.name)
+    objects = [child.manifest for child in made(SERVICES[shape](), setting).children]
+    scaled = [one for one in objects if one["kind"] == "ScaledObject"]
+    assert scaled
+    for one in scaled:
+        query = "scaledobjects?dryRun=All&fieldValidation=Strict"
+        status, answer = place.call("POST", f"apis/{one['apiVersion']}", query, one)
+        assert status == 201, answer
+
+
 def sizes(service: InCluster) -> dict[str, int]:
     """Ready workers of each pool."""
     return {pool: len(service.workers(pool)) for pool in POOLS}
-
-
-def wanted(service: InCluster) -> dict[str, int]:
-    """Workers that each pool of the serving generation is to have."""
-    generation = service.state["active_generation"]
-    return {
-        pool: service.namespace.get(APPS, f"deployments/chat-{pool}-{generation}")["spec"]["replicas"] for pool in POOLS
-    }
 
 
 def test_both_pools_grow_under_load_and_the_next_generation_begins_as_large_and_shrinks_when_it_is_quiet(
