@@ -3,10 +3,9 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from cluster import second
+from cluster.additions import ADDITIONS
 from cluster.control import start_control_plane
 from cluster.down import end
 from cluster.groups import start_groups
@@ -20,24 +19,14 @@ from steps import images, kubernetes
 from steps.frame import Failure, Place, Run, Screen, locked
 
 
-@dataclass(frozen=True)
-class Extra:
-    """A part that is started when it is asked for."""
-
-    start: Callable[[Host], None]
-    end: Callable[[Host], None]
-
-
-EXTRAS = {"second-node": Extra(second.start, second.end)}
-
-
-def up(host: Host, screen: Screen, wanted: Sequence[str], extras: Sequence[str]) -> None:
-    """Bring the cluster up, with images that pods may name, and with the parts that are asked for.
+def up(host: Host, screen: Screen, wanted: Sequence[str], added: Sequence[str]) -> None:
+    """Bring the cluster up, with images that pods may name, and with additions.
 
     Raises: Failure.
     """
-    if not kubernetes.STEP.is_done(host.place):
-        raise Failure("its binaries are not built; run `make cluster`, or tools/bootstrap.py --only kubernetes")
+    for step in (kubernetes.STEP, *(ADDITIONS[name].step for name in added)):
+        if step and not step.is_done(host.place):
+            raise Failure(f"its binaries are not built; run tools/bootstrap.py --only {step.name}")
     started_s = time.monotonic()
 
     def tell(text: str) -> None:
@@ -56,19 +45,19 @@ def up(host: Host, screen: Screen, wanted: Sequence[str], extras: Sequence[str])
     if wanted:
         images.import_missing(host.place, host.run, FIRST.ctr, wanted)
         tell(f"images {', '.join(wanted)}")
-    for name in extras:
-        EXTRAS[name].start(host)
+    for name in added:
+        ADDITIONS[name].start(host)
         tell(name)
     screen.line("cluster", "done", f"kubeconfig {host.site.kubeconfig}")
 
 
-def down(host: Host, screen: Screen, extras: Sequence[str]) -> None:
-    """End the parts that are named, else everything."""
-    for name in extras or EXTRAS:
-        EXTRAS[name].end(host)
-    if not extras:
+def down(host: Host, screen: Screen, added: Sequence[str]) -> None:
+    """End the additions that are named, else everything."""
+    for name in added or ADDITIONS:
+        ADDITIONS[name].end(host)
+    if not added:
         end(host)
-    screen.line("cluster", "done", f"{', '.join(extras)} gone" if extras else "gone; its images stay in the cache")
+    screen.line("cluster", "done", f"{', '.join(added)} gone" if added else "gone; its images stay in the cache")
 
 
 def _host(place: Place, screen: Screen) -> Host:
@@ -89,9 +78,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = sorted(images.RECIPES)
     text = "an image to import; may be repeated"
     parser.add_argument("--image", action="append", default=[], choices=names, metavar="NAME", help=text)
-    text = f"a part that `up` adds, or that alone `down` ends: {', '.join(EXTRAS)}; may be repeated"
+    text = f"what `up` adds, or what alone `down` ends: {', '.join(ADDITIONS)}; may be repeated"
     parser.add_argument(
-        "--with", action="append", default=[], choices=sorted(EXTRAS), metavar="NAME", dest="extras", help=text
+        "--with", action="append", default=[], choices=sorted(ADDITIONS), metavar="NAME", dest="added", help=text
     )
     return parser.parse_args(arguments)
 
@@ -108,9 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with locked(host.site.home / "lock", lambda: screen.line("cluster", "waits", "another command is at it")):
             if options.command == "up":
-                up(host, screen, options.image, options.extras)
+                up(host, screen, options.image, options.added)
             else:
-                down(host, screen, options.extras)
+                down(host, screen, options.added)
     except Failure as failure:
         screen.failure(str(failure))
         return 1

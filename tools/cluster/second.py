@@ -10,7 +10,7 @@ from cluster.place import SECOND
 from steps import images
 
 IMAGES = ("gateway", "worker-fake")
-"""What has room in two copies; a pod of another image stays on the first node only if it says so."""
+"""What is worth its room twice; a pod of another image that lands here does not start."""
 
 
 def start(host: Host) -> None:

@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from steps.frame import Failure, Place, Run, Step, digest, made_beside, system_package
+from steps.gomodule import build, folder_of
 
 PACKAGES = {
     "etcd": ("etcd-server", "the API server keeps its objects in etcd"),
@@ -103,36 +104,19 @@ def packages(run: Run) -> None:
 def make(place: Place, run: Run) -> None:
     """Builds everything; four to seven minutes on two cores with an empty Go cache."""
     packages(run)
-    if shutil.which("go") is None:
-        raise Failure("there is no Go to build Kubernetes with; install Go 1.24 or newer")
     with made_beside(cached(place)) as folder:
         run.report("compiling Kubernetes takes four minutes on two cores, with nothing to see meanwhile")
         version = _version_of(sources(place) / "kubernetes/go.mod", "k8s.io/kubernetes")
         numbers = {"gitVersion": version, "gitMajor": "1", "gitMinor": version.split(".")[1]}
         flags = " ".join(f"-X {VERSION_PACKAGE}.{name}={value}" for name, value in numbers.items())
-        _build(place, run, "kubernetes", folder / "kube", ".", flags)
+        build(run, sources(place) / "kubernetes", ".", folder / "kube", flags)
         run.report("compiling CoreDNS takes one minute")
-        _build(place, run, "coredns", folder / "coredns", ".")
+        build(run, sources(place) / "coredns", ".", folder / "coredns")
         run.report("compiling the controller of LeaderWorkerSet takes a minute and a half")
-        _build(place, run, "lws", folder / "lws", "sigs.k8s.io/lws/cmd")
-        shutil.copytree(_module(place, run, "lws", "sigs.k8s.io/lws") / "config/crd/bases", folder / "crds")
+        lws = sources(place) / "lws"
+        build(run, lws, "sigs.k8s.io/lws/cmd", folder / "lws")
+        shutil.copytree(folder_of(run, lws, "sigs.k8s.io/lws") / "config/crd/bases", folder / "crds")
         _pause(run, folder)
-
-
-def _build(place: Place, run: Run, module: str, target: Path, package: str, flags: str = "") -> None:
-    run(
-        *("go", "build", "-mod=mod", "-trimpath", "-ldflags", f"-s -w {flags}", "-o", target, package),
-        why=f"build {target.name}",
-        cwd=sources(place) / module,
-        env={"CGO_ENABLED": "0"},
-    )
-
-
-def _module(place: Place, run: Run, module: str, name: str) -> Path:
-    code, told = run.attempt("go", "list", "-m", "-f", "{{.Dir}}", name, cwd=sources(place) / module)
-    if code:
-        raise Failure(f"cannot find the sources of {name}; the log is {run.log}")
-    return Path(told.strip().splitlines()[-1])
 
 
 def _version_of(go_mod: Path, module: str) -> str:

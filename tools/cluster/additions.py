@@ -1,0 +1,27 @@
+"""What a cluster has only when it is asked for, with `up --with NAME`; each stands on a cluster that is up."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cluster import policies, second
+from cluster.host import Host
+from steps.frame import Step
+from steps.programs import POLICIES
+
+
+@dataclass(frozen=True)
+class Addition:
+    """One of them."""
+
+    start: Callable[[Host], None]
+    """Starts what does not run yet, and waits for it. Raises: Failure."""
+    end: Callable[[Host], None]
+    """Takes away all that it made; nothing of it need ever have been, and the cluster need not run."""
+    step: Step | None = None
+    """What must have been built."""
+
+
+ADDITIONS = {
+    "policies": Addition(policies.start, policies.end, POLICIES.step),
+    "second-node": Addition(second.start, second.end),
+}
