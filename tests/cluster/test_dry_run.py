@@ -1,15 +1,17 @@
 """Every object of every shape, GPUs and TensorRT-LLM too, judged by a real API server in a `restricted` namespace."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 import pulumi_tandem as tandem
 from pulumi_tandem.manifest import HostPath, Images, Setting
-from tests.builders import llama_pair
+from tests.builders import llama_flexible, llama_pair
 from tests.cluster.api import CORE, Api, Namespace
-from tests.manifest.test_manifests import SHAPES, made, pod_specs
+from tests.examples.test_cluster_stacks import BYO, OWN, registered
+from tests.examples.test_cluster_stacks import IMAGES as STACK_IMAGES
+from tests.manifest.test_manifests import ON_P5, SHAPES, made, pod_specs
 
 IMAGES = Images(worker="tandem.local/worker-fake:test", gateway="tandem.local/gateway:test")
 LLAMA = tandem.Model(name="Llama-3.3-70B-Instruct", path="/model")
@@ -18,7 +20,15 @@ EVERY: dict[str, Callable[[], tandem.Service]] = {
     "tensorrt-llm": lambda: llama_pair(
         {"tensor_parallel": 4}, {"tensor_parallel": 4}, model=LLAMA, engine=tandem.TensorRtLlm(version="1.2.1")
     ),
+    "flexible": lambda: llama_flexible(cluster=ON_P5),
 }
+STACKS = [
+    ("stacks/gpt_oss_120b.py", STACK_IMAGES, "restricted"),
+    ("stacks/llama_70b.py", STACK_IMAGES, "restricted"),
+    ("stacks/llama_70b.py", {**STACK_IMAGES, "llama:two-machines": "true"}, "privileged"),
+    ("stacks/llama_70b_nvfp4_b200.py", STACK_IMAGES, "restricted"),
+    (BYO, OWN, "restricted"),
+]
 PLURALS = {"NetworkPolicy": "networkpolicies", "Ingress": "ingresses"}
 
 
@@ -30,19 +40,23 @@ def restricted(namespace: Callable[..., Namespace]) -> Namespace:
 @pytest.mark.parametrize("shape", EVERY)
 def test_a_real_api_server_takes_every_object(shape: str, restricted: Namespace, api: Api) -> None:
     of = made(EVERY[shape](), Setting(images=IMAGES, namespace=restricted.name))
-    refused: list[Any] = []
-    for child in of.children:
-        manifest = child.manifest
-        if manifest["apiVersion"].startswith("keda.sh/"):
-            continue  # the test cluster has no KEDA
-        group = manifest["apiVersion"] if "/" not in manifest["apiVersion"] else ""
-        path = f"api/{group}" if group else f"apis/{manifest['apiVersion']}"
-        plural = PLURALS.get(manifest["kind"], manifest["kind"].lower() + "s")
-        query = "?dryRun=All&fieldValidation=Strict"
-        status, answer = api.call("POST", f"{path}/namespaces/{restricted.name}/{plural}{query}", manifest)
-        if status != 201:
-            refused.append((child.key, answer))
-    assert refused == []
+    assert refused(api, restricted, [child.manifest for child in of.children]) == []
+
+
+@pytest.mark.parametrize(
+    ("stack", "config", "level"), STACKS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_real_api_server_takes_every_object_of_every_stack_for_gpus(
+    stack: str, config: dict[str, str], level: str, namespace: Callable[..., Namespace], api: Api
+) -> None:
+    """In a namespace of the level that the stack declares."""
+    there = namespace(level)
+    objects = [one for one in registered(stack, config).values() if "apiVersion" in one]
+    for one in objects:
+        one["metadata"]["namespace"] = there.name
+    assert refused(api, there, objects) == []
+    templates = [one["spec"]["template"] for one in objects if one["kind"] in {"Deployment", "Job"}]
+    assert [answer for status, answer in (ask_for(there, one) for one in templates) if status != 201] == []
 
 
 @pytest.mark.parametrize("shape", EVERY)
@@ -68,6 +82,22 @@ def test_restricted_refuses_weights_of_the_machine(restricted: Namespace) -> Non
     status, answer = ask_for(restricted, pod_specs(made(llama_pair(), setting))["decode"])
     assert status == 403
     assert "hostPath" in answer["message"]
+
+
+def refused(api: Api, namespace: Namespace, objects: Sequence[Any]) -> list[Any]:
+    """What the API server says against objects that it would not take."""
+    found: list[Any] = []
+    for manifest in objects:
+        if manifest["apiVersion"].startswith("keda.sh/"):
+            continue  # the test cluster has no KEDA
+        group = manifest["apiVersion"] if "/" not in manifest["apiVersion"] else ""
+        path = f"api/{group}" if group else f"apis/{manifest['apiVersion']}"
+        plural = PLURALS.get(manifest["kind"], manifest["kind"].lower() + "s")
+        query = "?dryRun=All&fieldValidation=Strict"
+        status, answer = api.call("POST", f"{path}/namespaces/{namespace.name}/{plural}{query}", manifest)
+        if status != 201:
+            found.append((manifest["kind"], manifest["metadata"]["name"], answer))
+    return found
 
 
 def ask_for(namespace: Namespace, template: dict[str, Any]) -> tuple[int, Any]:

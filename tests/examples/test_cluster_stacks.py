@@ -31,7 +31,12 @@ def run(program: str, config: dict[str, str]) -> subprocess.CompletedProcess[str
 def registered(program: str, config: dict[str, str]) -> dict[str, dict[str, Any]]:
     ran = run(program, config)
     assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout)
+    return json.loads(ran.stdout, parse_float=_number)
+
+
+def _number(text: str) -> int | float:
+    """Pulumi's wire has floats only."""
+    return int(float(text)) if float(text).is_integer() else float(text)
 
 
 def engines(objects: dict[str, dict[str, Any]]) -> dict[str, list[int]]:

@@ -94,9 +94,9 @@ async def test_a_generation_whose_workers_never_come_loses_them_unless_they_are_
 
 @pytest.mark.asyncio
 async def test_a_write_that_somebody_forestalled_is_made_again() -> None:
-    api = Api(ServiceState(service="chat", roles={"w": "prefill"}), conflicts=2)
+    api = Api(ServiceState(service="chat", proved=("a",)), conflicts=2)
     prover = Prover(api, order())  # pyright: ignore[reportArgumentType] - a fake
     await prover._change_state(lambda state: activated(state, "b"))
     assert api.conflicts == 0
     assert api.state.active_generation == "b"
-    assert api.state.roles == {"w": "prefill"}
+    assert api.state.proved == ("a", "b")

@@ -169,5 +169,3 @@ class ServiceState(_Value):
     that has serves: an update that was cut off after its proof, and then turned back, must not leave nobody."""
     proof_token_sha256: str | None = None
     """Hex digest of the token by which a prover may address workers; None while none proves."""
-    roles: dict[str, Phase] = Field(default_factory=dict)
-    """Which phase each flexible worker takes now, by its name."""

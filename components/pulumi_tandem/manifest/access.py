@@ -19,11 +19,9 @@ def of_access(fleet: Fleet, scope: Scope) -> list[Child]:
 
 def _gateway_rules(scope: Scope) -> list[dict[str, Any]]:
     """A list or watch cannot be limited to names; of endpoint slices it shows addresses of one namespace."""
-    state, lease = scope.of("state"), scope.of("gateway")
     return [
         _rule("discovery.k8s.io", "endpointslices", ["get", "list", "watch"]),
-        _rule("", "configmaps", ["get", "list", "watch", "patch", "update"], [state]),
-        _rule("coordination.k8s.io", "leases", ["get", "patch", "update"], [lease]),
+        _rule("", "configmaps", ["get", "list", "watch"], [scope.of("state")]),
     ]
 
 

@@ -22,18 +22,16 @@ def of_gateway(fleet: Fleet, scope: Scope, setting: Setting) -> list[Child]:
     spec = fleet.gateway.model_dump_json()
     config = Head(api="v1", kind="ConfigMap", name=f"{scope.of('gateway')}-{digest(spec)}", labels=labels)
     state = Head(api="v1", kind="ConfigMap", name=scope.of("state"), labels=labels)
-    lease = Head(api="coordination.k8s.io/v1", kind="Lease", name=scope.of("gateway"), labels=labels)
     children = [
         Child(key="gateway-spec", manifest=config.manifest(scope, data={"gateway.json": spec})),
-        # The prover writes which generation serves, the gateways' leader which worker takes which phase. It is created
-        # without data, so that whoever creates it again takes nothing away.
+        # The prover writes which generation serves. It is created without data, so that whoever creates it again takes
+        # nothing away.
         Child(key="state", manifest=state.manifest(scope), ignored=("data",)),
-        Child(key="gateway-lease", manifest=lease.manifest(scope, spec={}), ignored=("spec",)),
         Child(key="gateway-service", manifest=_service(scope, labels, setting.gateway)),
         Child(
             key="gateway",
             manifest=_deployment(fleet, scope, setting, config.name),
-            after=("gateway-spec", "state", "gateway-lease", "gateway-account", "gateway-role", "gateway-binding"),
+            after=("gateway-spec", "state", "gateway-account", "gateway-role", "gateway-binding"),
             ignored=("spec.replicas",) if setting.gateway.is_scaled else (),
         ),
         Child(key="gateway-budget", manifest=_budget(scope, labels)),

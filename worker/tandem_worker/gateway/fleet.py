@@ -202,10 +202,10 @@ class Fleet:
         """What a worker would have to read of a prompt."""
         return prompt.bytes - self.history.held_bytes(worker.record.name, prompt)
 
-    def assign(self, decodes_max: int, now_s: float) -> dict[str, Phase]:
+    def assign(self, decodes_max: float, now_s: float) -> dict[str, Phase]:
         """Give flexible workers of the active generation their roles; returns those that changed.
 
-        A flexible worker can write `decodes_max` answers at once.
+        A flexible worker can write `decodes_max` answers of this gateway's at once.
         """
         flexible = [worker for worker in self.ready(self.active) if worker.record.pool == FLEXIBLE_POOL]
         usual = usual_rate(flexible)

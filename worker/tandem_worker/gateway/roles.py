@@ -6,6 +6,9 @@ so already, or near enough, nobody moves.
 
 A role is for new requests only. A worker that turns to prompts writes the answers that it has to their end, and is
 loaded by both meanwhile; nothing is restarted, moved or lost.
+
+Those who read are the first by name, however busy each is. So gateways that see a share of the load each, and say
+nothing to each other, differ by no more than the workers that one of them has moved before the others.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,6 +52,8 @@ class Roles:
 
     of: Mapping[str, Phase] = field(default_factory=dict[str, Phase])
     """The phase of each worker by its name."""
+    readers: int = 0
+    """How many take prompts: the first by name."""
     prefill_work: float = 0.0
     """Workers that reading prompts would keep busy, smoothed; so for the next."""
     decode_work: float = 0.0
@@ -59,28 +64,33 @@ class Roles:
 def decide(state: Roles, workers: Sequence[Seen], now_s: float) -> Roles:
     """Who takes which phase from now on; called every second or more often.
 
-    Newcomers write answers, and those that are not among `workers` are forgotten. There is one worker at least on each
-    side where there are two or more.
+    There is one worker at least on each side where there are two or more; one alone writes answers.
     """
-    of: dict[str, Phase] = {worker.name: state.of.get(worker.name, "decode") for worker in workers}
-    state = _smoothed(replace(state, of=of), workers, now_s)
-    for phase in ("prefill", "decode"):
-        if len(of) > 1 and phase not in of.values():
-            return _moved(state, _leaving(state, workers, phase)[:1], phase, now_s)
-    readers = sum(phase == "prefill" for phase in of.values())
-    if len(of) < 3 or not 0 < readers < len(of):  # a pair has no one to spare
-        return state
-    best = min(range(1, len(of)), key=lambda count: (_load(state, count, len(of)), abs(count - readers)))
-    gain = _load(state, readers, len(of)) / max(_load(state, best, len(of)), 1e-9)
-    worth = gain >= GAIN_MIN and _load(state, readers, len(of)) >= LOAD_MIN
+    workers = sorted(workers, key=lambda worker: worker.name)
+    state = _smoothed(state, workers, now_s)
+    readers = max(min(state.readers or 1, len(workers) - 1), 0)
+    if len(workers) > 2:  # a pair has no one to spare
+        readers += _step(state, readers, workers, now_s)
+    of: dict[str, Phase] = {
+        worker.name: "prefill" if rank < readers else "decode" for rank, worker in enumerate(workers)
+    }
+    return replace(state, of=of, readers=readers, moved_s=state.moved_s if readers == state.readers else now_s)
+
+
+def _step(state: Roles, readers: int, workers: Sequence[Seen], now_s: float) -> int:
+    """How many more are to read prompts."""
+    count = len(workers)
+    best = min(range(1, count), key=lambda number: (_load(state, number, count), abs(number - readers)))
+    gain = _load(state, readers, count) / max(_load(state, best, count), 1e-9)
+    worth = gain >= GAIN_MIN and _load(state, readers, count) >= LOAD_MIN
     if not worth or (gain < EXTREME and now_s - state.moved_s < DWELL_S):
-        return state
-    phase: Phase = "prefill" if best > readers else "decode"
-    leaving = _leaving(state, workers, phase)
-    count = abs(best - readers) if gain >= EXTREME else 1
-    while phase == "prefill" and count and _is_full(leaving[count:]):
-        count -= 1
-    return _moved(state, leaving[:count], phase, now_s) if count else state
+        return 0
+    step = best - readers
+    if gain < EXTREME:
+        step = max(-1, min(step, 1))
+    while step > 0 and _is_full(workers[readers + step :]):
+        step -= 1
+    return step
 
 
 def _smoothed(state: Roles, workers: Iterable[Seen], now_s: float) -> Roles:
@@ -102,17 +112,5 @@ def _load(state: Roles, readers: int, workers: int) -> float:
     return max(state.prefill_work / readers, state.decode_work / (workers - readers))
 
 
-def _leaving(state: Roles, workers: Iterable[Seen], phase: Phase) -> list[Seen]:
-    """Those who could take the phase, first who has least of what they would leave."""
-    others = (worker for worker in workers if state.of[worker.name] != phase)
-    if phase == "prefill":
-        return sorted(others, key=lambda worker: (worker.decode_share, worker.kv_share))
-    return sorted(others, key=lambda worker: worker.prompts_s)
-
-
 def _is_full(staying: Sequence[Seen]) -> bool:
     return sum(worker.kv_share for worker in staying) > KV_SHARE_MAX * len(staying)
-
-
-def _moved(state: Roles, workers: Iterable[Seen], phase: Phase, now_s: float) -> Roles:
-    return replace(state, of={**state.of, **{worker.name: phase for worker in workers}}, moved_s=now_s)
