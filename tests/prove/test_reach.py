@@ -22,15 +22,16 @@ async def test_a_port_that_listens_or_refuses_is_reached() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_port_that_drops_what_comes_is_named_once_with_all_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ports_that_drop_what_comes_are_named_once_for_all_their_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     async def dropped(*_: object) -> None:
         await asyncio.Event().wait()
 
     monkeypatch.setattr(asyncio, "open_connection", dropped)
     monkeypatch.setattr("pulumi_tandem.prove.reach.CONNECT_TIMEOUT_S", 0.01)
-    workers = [worker("a", {"side_channel": 5600}), worker("b", {"side_channel": 5600}), worker("c", {})]
-    (told,) = await closed_ports(workers)
-    assert told == (
-        "no connection from the prover gets to port 5600 (side_channel) of a, b, over which KV moves; "
-        "a NetworkPolicy or a firewall is in between"
-    )
+    kv = {"side_channel": 5600, "transfer": 20000}
+    workers = [worker(name, kv) for name in "abc"] + [worker("d", {"transfer": 21000}), worker("e", {})]
+    between = "over which KV moves: a NetworkPolicy or a firewall is in between"
+    expected = {"5600 (side_channel), 20000 (transfer)": "a and 2 other workers", "21000 (transfer)": "d"}
+    assert await closed_ports(workers) == [
+        f"no connection from the prover gets to port {ports} of {whose}, {between}" for ports, whose in expected.items()
+    ]
