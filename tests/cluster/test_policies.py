@@ -19,7 +19,7 @@ from tests.cluster.test_cluster import pausing
 FIRST: dict[str, Any] = {}
 CLOSED: dict[str, Any] = {
     "service": {"served_names": ["SmolLM2-135M-Instruct", "second"]},
-    "kv_ports": "closed",
+    "fault": "kv ports closed",
 }
 SIDE_CHANNEL_PORT = 5600
 

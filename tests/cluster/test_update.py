@@ -20,6 +20,7 @@ from tests.serving.load import Answer, steady, undisturbed
 FIRST: dict[str, Any] = {}
 SECOND: dict[str, Any] = {"service": {"served_names": ["SmolLM2-135M-Instruct", "second"]}}
 THIRD: dict[str, Any] = {"service": {"served_names": ["SmolLM2-135M-Instruct", "third"]}}
+ALONE: dict[str, Any] = {"fault": "alone"}
 TOO_FAST: dict[str, Any] = {"transfer": {"kv_gb_per_s_min": 1e9}}
 
 
@@ -72,6 +73,16 @@ def test_a_proof_that_fails_leaves_the_old_generation_serving(service: InCluster
     assert up.returncode != 0
     assert "must not serve" in up.stdout, up.stdout
     assert "GB/s" in up.stdout
+    assert service.state["active_generation"] == serving
+    assert service.generations() == {serving}, "the failed generation's workers still run"
+    assert ask(service)["path"] == "disaggregated"
+
+
+def test_a_proof_fails_where_kv_cannot_move(service: InCluster) -> None:
+    serving = service.state["active_generation"]
+    up = service.up(**ALONE)
+    assert up.returncode != 0
+    assert "must not serve" in up.stdout, up.stdout
     assert service.state["active_generation"] == serving
     assert service.generations() == {serving}, "the failed generation's workers still run"
     assert ask(service)["path"] == "disaggregated"

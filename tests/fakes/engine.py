@@ -46,6 +46,8 @@ class FakeEngine:
     name: str = "engine"
     host: str = "127.0.0.1"
     port: int = 0
+    side_channel_host: str = ""
+    """Empty: `host`."""
     side_channel_port: int = 0
     served_names: tuple[str, ...] = ("fake",)
     context_max: int = 131_072
@@ -80,7 +82,7 @@ class FakeEngine:
 
     def __post_init__(self) -> None:
         self._server = Server(self._answer, self.host, self.port, split_bytes=self.split_bytes)
-        self.kv.host, self.kv.port = self.host, self.side_channel_port
+        self.kv.host, self.kv.port = self.side_channel_host or self.host, self.side_channel_port
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -40,6 +40,7 @@ async def _serve(options: argparse.Namespace) -> None:
     engine = FakeEngine(
         host=options.host,
         port=options.port,
+        side_channel_host=os.environ.get("VLLM_NIXL_SIDE_CHANNEL_HOST", ""),
         side_channel_port=int(os.environ.get("VLLM_NIXL_SIDE_CHANNEL_PORT", "0")),
         served_names=tuple(options.served_model_name or [options.model]),
         context_max=options.max_model_len,

@@ -156,6 +156,16 @@ def test_objects_of_two_generations_have_no_worker_name_in_common() -> None:
     assert {"chat-prefill", "chat-decode"} <= kept
 
 
+@pytest.mark.parametrize("key", ["prefill", "prefill-spec", "prefill-service"])
+def test_what_a_transform_makes_of_a_pool_is_another_generation(key: str) -> None:
+    def marked(manifest: dict[str, Any]) -> dict[str, Any]:
+        holder = manifest["spec"]["template"] if manifest["kind"] == "Deployment" else manifest
+        holder["metadata"]["annotations"] = {"mine": "1"}
+        return manifest
+
+    assert made(laptop_pair(), **{key: marked}).generation != made(laptop_pair()).generation
+
+
 def test_a_transform_of_an_unknown_child_names_those_that_there_are() -> None:
     with pytest.raises(UnknownChild, match=r"'prefil'.*did you mean 'prefill'.*gateway-service"):
         made(laptop_pair(), prefil=lambda manifest: manifest)

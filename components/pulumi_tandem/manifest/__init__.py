@@ -90,14 +90,19 @@ def manifests(
 ) -> Manifests:
     """The objects of a service.
 
-    The generation is sealed anew: images and pods are part of what was proved, so a change of theirs is a new one.
-    `transforms` change single objects by their keys; each gets the manifest and gives the one to use.
+    The generation is sealed anew: images, pods and what transforms make of the pools' objects are part of what was
+    proved, so a change of theirs is a new one. `transforms` change single objects by their keys; each gets the manifest
+    and gives the one to use.
 
     Raises UnknownChild when a transform is for an object that the service does not have.
     """
     given = dict(transforms or {})
     draft = _of_pools(resolved, fleet, setting)
-    around = [digestible(_template(child)) for child in _transformed(draft, given) if _template(child) is not None]
+    around = [
+        digestible(_template(child) or child.manifest)
+        for child in _transformed(draft, given)
+        if _template(child) is not None or child.key in given
+    ]
     fleet = seal(fleet, around)
     scope = _scope(fleet, setting)
     workloads = [_workload(parts, scope) for parts in _pods(resolved, fleet)]

@@ -13,6 +13,13 @@ pool = {
     "sequences": 8,
     **changes.get("pool", {}),
 }
+# a core each: two engines whose threads wait for each other on the same cores stand still
+pools = {
+    "prefill": tandem.Pool(cpu_cores="0", **pool, **changes.get("prefill", {})),
+    "decode": tandem.Pool(cpu_cores="1", **pool, **changes.get("decode", {})),
+}
+if "flexible" in changes:
+    pools = {"flexible": tandem.Pool(**{**pool, **changes["flexible"]})}
 chat = tandem.Service(
     name="chat",
     # float32: a resumed stream then equals the unbroken one token for token; in bf16 the kernels' numerics differ
@@ -22,9 +29,7 @@ chat = tandem.Service(
         dtype="float32",
     ),
     engine=tandem.Vllm(version="0.32.0", tool_call_parser="hermes"),
-    # a core each: two engines whose threads wait for each other on the same cores stand still
-    prefill=tandem.Pool(cpu_cores="0", **pool, **changes.get("prefill", {})),
-    decode=tandem.Pool(cpu_cores="1", **pool, **changes.get("decode", {})),
+    **pools,
     context_tokens=2048,
     transfer=tandem.Transfer(lease_s=6, **changes.get("transfer", {})),
     **{
