@@ -1,10 +1,11 @@
 """The cluster that tests run on: one bring-up for the whole rung, and gone afterwards."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ def run_tool(*words: str) -> int:
 def built(*steps: str) -> None:
     """Steps of bootstrap that a test takes, made unless they are."""
     assert run_tool("tools/bootstrap.py", *(word for step in steps for word in ("--only", step))) == 0
+
+
+@contextlib.contextmanager
+def added(name: str) -> Generator[None]:
+    """The running cluster with an addition of `tools/cluster`, which is gone again afterwards."""
+    assert run_tool("-m", "cluster", "up", "--with", name) == 0
+    try:
+        yield
+    finally:
+        assert run_tool("-m", "cluster", "down", "--with", name) == 0
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,7 @@ def test_a_real_engine_over_two_pods_is_one_group_and_answers(project: InCluster
 
 
 def test_the_proof_fails_where_kv_of_real_engines_cannot_move(project: InCluster) -> None:
-    up = project.up(**REAL | {"alone": True})
+    up = project.up(**REAL | {"fault": "alone"})
     assert up.returncode != 0
     assert "must not serve" in up.stdout, up.stdout
     assert project.state["active_generation"] is None

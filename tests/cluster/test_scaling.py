@@ -14,7 +14,7 @@ from pulumi_tandem.manifest import Images, Setting
 from steps import keda
 from tests.builders import llama_flexible
 from tests.cluster.api import Namespace, until
-from tests.cluster.bringup import built, run_tool
+from tests.cluster.bringup import added, built
 from tests.cluster.service import STACK, InCluster
 from tests.manifest.test_manifests import SHAPES, made
 from tests.serving.load import Answer, steady, undisturbed
@@ -39,12 +39,12 @@ def service(
     cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[InCluster]:
     built(keda.STEP.name)
-    assert run_tool("-m", "cluster", "up", "--with", "keda") == 0
-    made = InCluster(tmp_path_factory.mktemp("scaling") / "project", cluster_kubeconfig, namespace())
-    up = made.up(**SCALED)
-    assert up.returncode == 0, up.stdout
-    yield made
-    made.run("destroy", "--stack", STACK, "--yes", "--skip-preview", **NEXT)
+    with added("keda"):
+        made = InCluster(tmp_path_factory.mktemp("scaling") / "project", cluster_kubeconfig, namespace())
+        up = made.up(**SCALED)
+        assert up.returncode == 0, up.stdout
+        yield made
+        made.run("destroy", "--stack", STACK, "--yes", "--skip-preview", **NEXT)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ SPEC = ProofSpec(transport="tcp", kv_gb_per_s_min=0.0, keep_failed=False, diverg
 
 def order(*, workers_max: int | None = 2, keep_failed: bool = False) -> ProofOrder:
     workloads = [
-        Workload(kind="Deployment", name=f"chat-{pool}-b", pool=pool, workers=2, workers_max=workers_max)
+        Workload(kind="Deployment", name=f"chat-{pool}-b", pool=pool, workers=2, workers_max=workers_max, kv_ports={})
         for pool in ("prefill", "decode")
     ]
     return ProofOrder(

@@ -4,18 +4,21 @@ Both run beside the cluster, as everything does here. The API server reaches the
 then who may ask; the operator asks for names of Services where pods do.
 """
 
+import contextlib
 import json
 import shutil
 import socket
 from pathlib import Path
 from typing import Any
 
-from cluster.api import Api
+from cluster.api import Refused
+from cluster.host import Host
 from cluster.keys import authority, certificate
-from cluster.place import BRIDGE_ADDRESS, Site
+from cluster.network import add_chain, remove_chain
+from cluster.place import DNS_ADDRESS, Site
 from cluster.processes import Processes
 from steps import keda
-from steps.frame import Place, Run, write_whole
+from steps.frame import Run, write_whole
 
 READY_TIMEOUT_S = 60.0
 NAMESPACE = "keda"
@@ -24,29 +27,39 @@ GRPC_PORT, ADAPTER_PORT, METRICS_PORT, HEALTH_PORT = 9666, 9667, 9668, 9669
 CHAIN = "TANDEM-KEDA"
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _GROUP = "external.metrics.k8s.io"
+_PLACES = (
+    f"/api/v1/namespaces/{NAMESPACE}",
+    f"/api/v1/namespaces/{NAMESPACE}/services/{SERVICE}",
+    f"/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.{_GROUP}",
+)
+"""Of what it registers, each after what it needs."""
+RULES = (("!", "-i", "lo", "-p", "tcp", "--dport", str(METRICS_PORT), "-j", "DROP"),)
+"""The adapter's own metrics listen on every address."""
 WITH_CLUSTER_NAMES = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
 """In a mount namespace of its own: Go programs read no other file."""
 
 
-def start_keda(place: Place, site: Site, processes: Processes, run: Run) -> None:
-    """Start both once their kinds are served, and wait until metrics can be asked for."""
-    api, binaries = Api(site), keda.cached(place)
-    for file in sorted((binaries / "crds").glob("*.yaml")):
-        group, _, plural = file.stem.partition("_")
-        api.apply(f"{_CRDS}/{plural}.{group}", file.read_bytes())
-    processes.until(
+def start(host: Host) -> None:
+    """Start both once their kinds are served, and wait until metrics can be asked for.
+
+    Raises: Failure.
+    """
+    api, binaries = host.api, keda.cached(host.place)
+    for path, file in _kinds(binaries).items():
+        api.apply(path, file.read_bytes())
+    host.processes.until(
         "ScaledObjects are served",
         lambda: api.answers("/apis/keda.sh/v1alpha1/scaledobjects"),
         name="apiserver",
         timeout_s=READY_TIMEOUT_S,
     )
-    _keys(site, run)
-    _close_ports(run)
-    _operator(site, processes, binaries / "operator")
-    _adapter(site, processes, binaries / "adapter")
-    for path, body in _registered(site).items():
+    _keys(host.site, host.run)
+    add_chain(host.run, "filter", "INPUT", RULES, CHAIN)
+    _operator(host.site, host.processes, binaries / "operator")
+    _adapter(host.site, host.processes, binaries / "adapter")
+    for path, body in _registered(host.site).items():
         api.apply(path, json.dumps(body).encode())
-    processes.until(
+    host.processes.until(
         "metrics can be asked for",
         lambda: api.answers(f"/apis/{_GROUP}/v1beta1"),
         name="keda-adapter",
@@ -54,11 +67,20 @@ def start_keda(place: Place, site: Site, processes: Processes, run: Run) -> None
     )
 
 
-def end_keda(run: Run) -> None:
-    """Take the rules away; the processes are gone."""
-    run.attempt("iptables", "-w", "-D", "INPUT", "-j", CHAIN)
-    run.attempt("iptables", "-w", "-F", CHAIN)
-    run.attempt("iptables", "-w", "-X", CHAIN)
+def end(host: Host) -> None:
+    """What it registered first: while a group has no server, no namespace of the cluster can be removed."""
+    for path in (*reversed(_PLACES), *_kinds(keda.cached(host.place))):
+        with contextlib.suppress(Refused):
+            host.api.ask("DELETE", path)
+    for name in ("keda-adapter", "keda-operator"):
+        host.processes.stop(name)
+    remove_chain(host.run, "filter", "INPUT", CHAIN)
+
+
+def _kinds(binaries: Path) -> dict[str, Path]:
+    """Files of KEDA's kinds by their paths in the API."""
+    names = {file: file.stem.partition("_") for file in sorted((binaries / "crds").glob("*.yaml"))}
+    return {f"{_CRDS}/{plural}.{group}": file for file, (group, _, plural) in names.items()}
 
 
 def _keys(site: Site, run: Run) -> None:
@@ -70,15 +92,6 @@ def _keys(site: Site, run: Run) -> None:
         shutil.copyfile(site.keys / "ca.crt", folder / "ca.crt")
 
 
-def _close_ports(run: Run) -> None:
-    """The adapter's own metrics listen on every address."""
-    if run.attempt("iptables", "-w", "-n", "-L", CHAIN)[0]:
-        port = ("-p", "tcp", "--dport", str(METRICS_PORT))
-        rules = (("-N", CHAIN), ("-A", CHAIN, "!", "-i", "lo", *port, "-j", "DROP"), ("-I", "INPUT", "1", "-j", CHAIN))
-        for rule in rules:
-            run("iptables", "-w", *rule, why="close KEDA's port to other machines")
-
-
 def _environment(site: Site) -> dict[str, str]:
     everything = {"KUBECONFIG": str(site.keys / "kubeconfig"), "WATCH_NAMESPACE": "", "POD_NAMESPACE": NAMESPACE}
     return everything | {"KEDA_CLUSTER_OBJECT_NAMESPACE": NAMESPACE, "NO_PROXY": "*", "no_proxy": "*"}
@@ -86,7 +99,7 @@ def _environment(site: Site) -> dict[str, str]:
 
 def _operator(site: Site, processes: Processes, binary: Path) -> None:
     names = site.home / "keda-resolv.conf"
-    write_whole(names, f"nameserver {BRIDGE_ADDRESS}\nsearch svc.cluster.local cluster.local\n")
+    write_whole(names, f"nameserver {DNS_ADDRESS}\nsearch svc.cluster.local cluster.local\n")
     processes.start(
         "keda-operator",
         [
@@ -130,32 +143,27 @@ def _adapter(site: Site, processes: Processes, binary: Path) -> None:
 
 def _registered(site: Site) -> dict[str, Any]:
     """What tells the API server where the group of external metrics is served, by path."""
-    service = {"name": SERVICE, "namespace": NAMESPACE, "port": ADAPTER_PORT}
     spec = {
         "group": _GROUP,
         "version": "v1beta1",
-        "service": service,
+        "service": {"name": SERVICE, "namespace": NAMESPACE, "port": ADAPTER_PORT},
         "caBundle": authority(site),
         "groupPriorityMinimum": 100,
         "versionPriority": 100,
     }
-    name, api = f"v1beta1.{_GROUP}", "apiregistration.k8s.io/v1"
+    namespace, service, group = _PLACES
     return {
-        f"/api/v1/namespaces/{NAMESPACE}": {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": NAMESPACE},
-        },
-        f"/api/v1/namespaces/{NAMESPACE}/services/{SERVICE}": {
+        namespace: {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
+        service: {
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {"name": SERVICE, "namespace": NAMESPACE},
             "spec": {"type": "ExternalName", "externalName": "localhost"},
         },
-        f"/apis/{api}/apiservices/{name}": {
-            "apiVersion": api,
+        group: {
+            "apiVersion": "apiregistration.k8s.io/v1",
             "kind": "APIService",
-            "metadata": {"name": name},
+            "metadata": {"name": f"v1beta1.{_GROUP}"},
             "spec": spec,
         },
     }

@@ -7,6 +7,17 @@ from typing import Any
 import pulumi
 import pulumi_tandem as tandem
 from pulumi_tandem import kubernetes
+from pulumi_tandem.manifest import Transform
+
+OPEN_PORTS = (8000, 8001)
+"""What a policy that was written by hand may know of: the engine's and the agent's, but not those that KV takes."""
+
+
+def without_kv_ports(policy: dict[str, Any]) -> dict[str, Any]:
+    """A policy that lets every caller of a worker in, but to the ports above alone."""
+    for rule in policy["spec"]["ingress"]:
+        rule["ports"] = [{"protocol": "TCP", "port": port} for port in OPEN_PORTS]
+    return policy
 
 
 def alone(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -23,6 +34,11 @@ def impatient(manifest: dict[str, Any]) -> dict[str, Any]:
     spec = {"pollingInterval": 1, "advanced": {"horizontalPodAutoscalerConfig": {"behavior": behavior}}}
     return {**manifest, "spec": manifest["spec"] | spec}
 
+
+FAULTS: dict[str, dict[str, Transform]] = {
+    "alone": {"prefill-spec": alone},
+    "kv ports closed": {"worker-network": without_kv_ports},
+}
 
 changes = json.loads(os.environ.get("TANDEM_TEST_DECLARATION", "{}"))
 pool = {"gpu": "cpu", "sequences": 8, "host_memory_gib": 0.25, "pod": {"resources": {"nvidia.com/gpu": 1}}}
@@ -47,7 +63,7 @@ inference = kubernetes.Inference(
         cluster=kubernetes.Access(kubeconfig=os.environ["TANDEM_CLUSTER_KUBECONFIG"], identifier="test"),
         namespace=os.environ["TANDEM_TEST_NAMESPACE"],
         transforms={
-            **({"prefill-spec": alone} if changes.get("alone") else {}),
+            **FAULTS.get(changes.get("fault", ""), {}),
             **{f"{name}-scaling": impatient for name in changes.get("impatient", ())},
         },
     ),
