@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from aiohttp import web
 
 from tandem_worker.contract import GatewaySpec
 from tandem_worker.gateway.keys import Keys
+from tandem_worker.gateway.main import EXIT_USAGE
 from tandem_worker.gateway.peers import Peers
 from tandem_worker.gateway.scale import Figures, Work
 from tandem_worker.gateway.upstream import Upstream
@@ -124,3 +126,19 @@ async def test_a_gateway_under_load_says_so_to_whoever_has_no_key(tmp_path: Path
                 assert told in await answer.text()
             fleet.engine("decode-0").release()
             assert (await asking)[0] == 200
+
+
+async def test_a_gateway_that_has_no_figures_says_so_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.json"
+    file.write_text(spec().model_copy(update={"scaling": None}).model_dump_json())
+    words = ("--spec", str(file), "--fleet-dir", str(tmp_path), "--listen", "127.0.0.1:0")
+    words += ("--scale-listen", "127.0.0.1:0")
+    gateway = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tandem_worker", "gateway", *words), stderr=asyncio.subprocess.PIPE
+    )
+    _, told = await gateway.communicate()
+    assert gateway.returncode == EXIT_USAGE
+    assert told.decode() == (
+        "tandem-worker gateway: --scale-listen '127.0.0.1:0': the gateway spec has no `scaling`, "
+        "so there are no figures to serve\n"
+    )
