@@ -52,9 +52,19 @@ def test_a_wrong_declaration_registers_nothing() -> None:
     assert made["resources"] == []
 
 
+def scalers(made: dict[str, Any]) -> list[dict[str, Any]]:
+    return [inputs for kind, _, inputs in made["resources"] if kind == "kubernetes:keda.sh/v1alpha1:ScaledObject"]
+
+
+def test_an_object_whose_names_are_not_known_yet_can_be_transformed() -> None:
+    (scaler,) = scalers(constructed("changed"))
+    assert scaler["spec"]["maxReplicaCount"] == 2
+    assert scaler["metadata"]["namespace"] == "llm"
+
+
 def test_an_autoscaler_reads_the_figures_of_its_own_service() -> None:
     made = constructed("scaled")
-    (scaler,) = [inputs for kind, _, inputs in made["resources"] if kind == "kubernetes:keda.sh/v1alpha1:ScaledObject"]
+    (scaler,) = scalers(made)
     urls = {trigger["metadata"]["url"] for trigger in scaler["spec"]["triggers"]}
     assert urls == {"http://chat-scale.llm.svc:8081/scale"}
 

@@ -5,8 +5,8 @@ Pulumi's: the component registers what is made here, object by object, and `tand
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from pulumi_tandem.finding import nearest
 from pulumi_tandem.lower import Fleet, seal
@@ -126,9 +126,16 @@ def manifests(
 
 def _transformed(children: Sequence[Child], transforms: Mapping[str, Transform]) -> list[Child]:
     return [
-        replace(child, manifest=transforms[child.key](deepcopy(child.manifest))) if child.key in transforms else child
+        replace(child, manifest=transforms[child.key](_copied(child.manifest))) if child.key in transforms else child
         for child in children
     ]
+
+
+def _copied(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """What a transform may change as it likes; names that are not known yet are kept as they are."""
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in cast("dict[str, Any]", value).items()}
+    return [_copied(each) for each in cast("list[Any]", value)] if isinstance(value, list) else value
 
 
 def _template(child: Child) -> object:
