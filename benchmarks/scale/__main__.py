@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -139,6 +140,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few of everything: shows that it works, not how well")
     parser.add_argument("--json", action="store_true", help="prints every number as JSON, and nothing else")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was made is taken away first
     scale = QUICK if options.quick else FULL
     progress, load_before = Console(stderr=True, width=120), os.getloadavg()[0]
     try:
