@@ -1,10 +1,11 @@
 """The cluster that tests run on: one bring-up for the whole rung, and gone afterwards."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,21 @@ def run_tool(*words: str) -> int:
     return subprocess.run(command, cwd=ROOT, env={**os.environ, **SETTINGS}, check=False).returncode
 
 
+def built(*steps: str) -> None:
+    """Steps of bootstrap that a test takes, made unless they are."""
+    assert run_tool("tools/bootstrap.py", *(word for step in steps for word in ("--only", step))) == 0
+
+
+@contextlib.contextmanager
+def added(name: str) -> Generator[None]:
+    """The running cluster with an addition of `tools/cluster`, which is gone again afterwards."""
+    assert run_tool("-m", "cluster", "up", "--with", name) == 0
+    try:
+        yield
+    finally:
+        assert run_tool("-m", "cluster", "down", "--with", name) == 0
+
+
 @pytest.fixture(scope="session")
 def cluster_kubeconfig() -> Iterator[str]:
     """Path of the kubeconfig of a cluster that has our images."""
@@ -32,7 +48,7 @@ def cluster_kubeconfig() -> Iterator[str]:
         pytest.skip(f"no cluster can run on this machine: {reason}")
     was_running = run_tool("-m", "cluster", "status") == 0
     steps = ("kubernetes", *(RECIPES[name].step_name for name in IMAGES))
-    assert run_tool("tools/bootstrap.py", *(word for step in steps for word in ("--only", step))) == 0
+    built(*steps)
     assert run_tool("-m", "cluster", "up", *(word for name in IMAGES for word in ("--image", name))) == 0
     yield str(Place.here().private / "cluster" / "kubeconfig")
     if not was_running:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.api import APPS, CORE, GROUPS, Api, Namespace, is_ready, until
+from tests.cluster.api import CORE, GROUPS, Api, Namespace, is_ready, until
 
 PAUSE = "tandem.local/pause:test"
 
@@ -74,8 +74,10 @@ def resolved(name: str) -> list[str]:
     return [".".join(map(str, answer[len(answer) - 4 :]))] if count == 1 else []
 
 
-def test_a_group_lives_and_dies_together(place: Namespace) -> None:
-    template = {"metadata": {"labels": {"app": "group"}}, "spec": pausing(1)}
+@pytest.mark.parametrize("dead", ["0", "0-1"], ids=["leader", "follower"])
+def test_a_group_lives_and_dies_together(dead: str, place: Namespace) -> None:
+    name = f"group{len(dead)}"
+    template = {"metadata": {"labels": {"app": name}}, "spec": pausing(1)}
     spec = {
         "replicas": 1,
         "leaderWorkerTemplate": {
@@ -85,19 +87,13 @@ def test_a_group_lives_and_dies_together(place: Namespace) -> None:
         },
     }
     kind = {"apiVersion": "leaderworkerset.x-k8s.io/v1", "kind": "LeaderWorkerSet"}
-    place.create(GROUPS, "leaderworkersets", {**kind, "metadata": {"name": "group"}, "spec": spec})
+    place.create(GROUPS, "leaderworkersets", {**kind, "metadata": {"name": name}, "spec": spec})
 
     def members() -> dict[str, str]:
-        found = place.get(CORE, "pods?labelSelector=app=group")["items"]
+        found = place.get(CORE, f"pods?labelSelector=app={name}")["items"]
         return {one["metadata"]["name"]: one["metadata"]["uid"] for one in found if is_ready(one)}
 
-    def both(other_than: str = "") -> dict[str, str]:
-        found = members()
-        return found if len(found) == 2 and found["group-0"] != other_than else {}
-
-    before = until(both)
-    assert sorted(before) == ["group-0", "group-0-1"]
-    place.delete(CORE, "pods/group-0")
-    after = until(lambda: both(other_than=before["group-0"]))
-    assert set(after.values()).isdisjoint(before.values())
-    assert place.get(APPS, "statefulsets")["items"]
+    before = until(lambda: found if len(found := members()) == 2 else {})
+    assert sorted(before) == [f"{name}-0", f"{name}-0-1"]
+    place.delete(CORE, f"pods/{name}-{dead}")
+    until(lambda: len(found := members()) == 2 and set(found.values()).isdisjoint(before.values()))

@@ -1,17 +1,31 @@
-"""stacks/cluster.py with vLLM's CPU engines as pods that ask for fake GPUs."""
+"""vLLM's CPU engines as pods: stacks/cluster.py, an engine over two pods, and a pair whose KV cannot move."""
 
 import json
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.cluster.api import CORE, Api
+from steps.frame import Place
+from tests.cluster.api import CORE, GROUPS, Api, Namespace
+from tests.cluster.service import STACK, InCluster
 from tests.standin import plugin
 
 ROOT = Path(__file__).parents[2]
+REAL: dict[str, Any] = {
+    "worker": "worker-cpu",
+    "model": {"path": "/model"},
+    "weights": str(Place.here().model),
+    "prefill": {"cpu_cores": "0"},
+    "decode": {"cpu_cores": "1"},
+    "pool": {"host_memory_gib": None, "pod": {}},
+    "service": {"grace": {"start_timeout_s": 300, "drain_timeout_s": 5}},
+    "transfer": {"net_devices": "eth0"},
+}
+OVER_TWO_PODS = {"pools": ["serve"], "serve": {"data_parallel": 2, "nodes_per_worker": 2}, "transfer": {}}
 
 
 class Stack:
@@ -28,13 +42,16 @@ class Stack:
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
 
+    def destroy(self) -> None:
+        self.run("destroy", "--yes", "--skip-preview", "--non-interactive")
+
 
 @pytest.fixture(scope="module")
 def stack(cluster_kubeconfig: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     made = Stack(tmp_path_factory.mktemp("backend"), cluster_kubeconfig)
     subprocess.run(["pulumi", "stack", "init", "cluster"], cwd=ROOT, env=made.environment, check=True)
     yield made
-    made.run("destroy", "--yes", "--skip-preview", "--non-interactive")
+    made.destroy()
 
 
 def test_real_engines_as_pods_are_proved_and_answer(stack: Stack, api: Api) -> None:
@@ -46,18 +63,50 @@ def test_real_engines_as_pods_are_proved_and_answer(stack: Stack, api: Api) -> N
     assert "Paris" in evidence["answer"]
     assert all(pair["kv_bytes"] > 0 for pair in evidence["pairs"])
     service = api.ask("GET", f"{CORE}/namespaces/{outputs['namespace']}/services/chat-gateway")
+    answer = capital(f"http://{service['spec']['clusterIP']}")
+    assert answer["path"] == "disaggregated"
+    assert "Paris" in answer["text"]
+    stack.run("preview", "--expect-no-changes", "--non-interactive")
+
+
+@pytest.fixture
+def project(
+    cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path: Path, stack: Stack
+) -> Iterator[InCluster]:
+    """A service of the test's own; the shipped stack has left the machine to it."""
+    stack.destroy()
+    made = InCluster(tmp_path / "project", cluster_kubeconfig, namespace("privileged"))  # its weights are the machine's
+    yield made
+    made.run("destroy", "--stack", STACK, "--yes", "--skip-preview")
+
+
+def test_a_real_engine_over_two_pods_is_one_group_and_answers(project: InCluster) -> None:
+    """Data parallel: a rank in each pod of a LeaderWorkerSet, one front door at the leader's."""
+    up = project.up(**REAL | OVER_TWO_PODS)
+    assert up.returncode == 0, up.stdout
+    (group,) = project.namespace.get(GROUPS, "leaderworkersets")["items"]
+    assert group["spec"]["leaderWorkerTemplate"]["size"] == 2
+    assert len(project.workers("serve")) == 2
+    assert "Paris" in capital(project.url)["text"]
+
+
+def test_the_proof_fails_where_kv_of_real_engines_cannot_move(project: InCluster) -> None:
+    up = project.up(**REAL | {"fault": "alone"})
+    assert up.returncode != 0
+    assert "must not serve" in up.stdout, up.stdout
+    assert project.state["active_generation"] is None
+
+
+def capital(url: str) -> dict[str, str]:
+    """What the service answers to the one question whose answer every model knows, and on which path."""
     body = {
         "model": "SmolLM2-135M-Instruct",
         "messages": [{"role": "user", "content": "What is the capital of France?"}],
         "temperature": 0,
         "max_tokens": 16,
     }
-    request = urllib.request.Request(
-        f"http://{service['spec']['clusterIP']}/v1/chat/completions",
-        json.dumps(body).encode(),
-        {"content-type": "application/json"},
-    )
+    headers = {"content-type": "application/json"}
+    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request) as response:
-        assert response.headers["x-tandem-path"] == "disaggregated"
-        assert "Paris" in json.load(response)["choices"][0]["message"]["content"]
-    stack.run("preview", "--expect-no-changes", "--non-interactive")
+        text = json.load(response)["choices"][0]["message"]["content"]
+        return {"path": response.headers["x-tandem-path"], "text": text}

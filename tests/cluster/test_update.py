@@ -20,7 +20,7 @@ from tests.serving.load import Answer, steady, undisturbed
 FIRST: dict[str, Any] = {}
 SECOND: dict[str, Any] = {"service": {"served_names": ["SmolLM2-135M-Instruct", "second"]}}
 THIRD: dict[str, Any] = {"service": {"served_names": ["SmolLM2-135M-Instruct", "third"]}}
-ALONE: dict[str, Any] = {"alone": True}
+ALONE: dict[str, Any] = {"fault": "alone"}
 TOO_FAST: dict[str, Any] = {"transfer": {"kv_gb_per_s_min": 1e9}}
 
 

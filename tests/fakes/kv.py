@@ -20,6 +20,8 @@ from tests.fakes.tokens import fingerprint
 BLOCK_TOKENS = 16
 KV_BYTES_PER_TOKEN = 23_040
 """SmolLM2-135M in bf16: 30 layers, 3 KV heads of 64, keys and values, 2 bytes."""
+CONNECT_TIMEOUT_S = 5.0
+"""Of a handshake. Source: zmq.RCVTIMEO in vllm 0.32's nixl/base_worker.py."""
 _NEEDED = ("remote_engine_id", "remote_request_id", "remote_host", "remote_port", "tp_size", "remote_block_ids")
 
 
@@ -120,7 +122,7 @@ class KvSide:
             answer = await self._ask((str(params["remote_host"]), int(params["remote_port"])), question)
         except (OSError, asyncio.IncompleteReadError, ValueError) as error:
             self.transfers.failed += 1
-            raise KvLoadError(str(error)) from error
+            raise KvLoadError(str(error) or type(error).__name__) from error
         if "refused" in answer:
             self.transfers.failed += 1
             raise KvLoadError(answer["refused"])
@@ -144,7 +146,8 @@ class KvSide:
                     return await self._exchange(address, known, line)
                 except (OSError, asyncio.IncompleteReadError):
                     known[1].transport.abort()  # it was restarted: try the new one
-            return await self._exchange(address, await asyncio.open_connection(*address), line)
+            opened = await asyncio.wait_for(asyncio.open_connection(*address), CONNECT_TIMEOUT_S)
+            return await self._exchange(address, opened, line)
 
     async def _exchange(
         self, address: tuple[str, int], peer: tuple[asyncio.StreamReader, asyncio.StreamWriter], line: bytes

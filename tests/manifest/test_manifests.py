@@ -163,7 +163,7 @@ def test_what_a_transform_makes_of_a_pool_is_another_generation(key: str) -> Non
         holder["metadata"]["annotations"] = {"mine": "1"}
         return manifest
 
-    assert made(laptop_pair(), **{key: marked}).generation != made(laptop_pair()).generation
+    assert made(laptop_pair(), PLAIN, **{key: marked}).generation != made(laptop_pair()).generation
 
 
 def test_a_transform_of_an_unknown_child_names_those_that_there_are() -> None:

@@ -17,7 +17,7 @@ SPEC = ProofSpec(transport="tcp", kv_gb_per_s_min=0.0, keep_failed=False, diverg
 
 def order(*, autoscaled: bool = False, keep_failed: bool = False) -> ProofOrder:
     workloads = [
-        Workload(kind="Deployment", name=f"chat-{pool}-b", pool=pool, workers=2, autoscaled=autoscaled)
+        Workload(kind="Deployment", name=f"chat-{pool}-b", pool=pool, workers=2, autoscaled=autoscaled, kv_ports={})
         for pool in ("prefill", "decode")
     ]
     return ProofOrder(

@@ -1,29 +1,29 @@
-"""What a cluster has only when it is asked for, with `up --with NAME`."""
+"""What a cluster has only when it is asked for, with `up --with NAME`; each stands on a cluster that is up."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cluster.kwok import end_kwok, start_kwok
-from cluster.place import Site
-from cluster.processes import Processes
-from steps import kwok
-from steps.frame import Place, Run, Step
+from cluster import kwok, policies, second
+from cluster.host import Host
+from steps import kwok as kwok_binary
+from steps.frame import Step
+from steps.programs import POLICIES
 
 
 @dataclass(frozen=True)
 class Addition:
-    """One of them; it stands on a cluster that is up."""
+    """One of them."""
 
-    step: Step
+    start: Callable[[Host], None]
+    """Starts what does not run yet, and waits for it. Raises: Failure."""
+    end: Callable[[Host], None]
+    """Takes away all that it made; nothing of it need ever have been, and the cluster need not run."""
+    step: Step | None = None
     """What must have been built."""
-    start: Callable[[Place, Site, Processes, Run], None]
-    """Starts what does not run yet, and waits for it."""
-    processes: tuple[str, ...]
-    """Names of its processes, as they are to be ended."""
-    end: Callable[[Run], None]
-    """Takes away what else it made of this machine's; its processes are gone, and nothing of it need ever have been."""
 
 
 ADDITIONS = {
-    "kwok": Addition(step=kwok.STEP, start=start_kwok, processes=("kwok",), end=end_kwok),
+    "kwok": Addition(kwok.start, kwok.end, kwok_binary.STEP),
+    "policies": Addition(policies.start, policies.end, POLICIES.step),
+    "second-node": Addition(second.start, second.end),
 }

@@ -5,58 +5,82 @@ import shutil
 import time
 from pathlib import Path
 
-from cluster.additions import ADDITIONS
 from cluster.api import Api, Refused
-from cluster.node import CHAIN
-from cluster.place import BRIDGE, NODE, RUN, Site
-from cluster.processes import Processes
+from cluster.host import Host
+from cluster.network import CHAIN, RULES, remove_chain
+from cluster.node import remove_control_group
+from cluster.place import FIRST, Node
 from steps.frame import Run
 
 PODS_GONE_TIMEOUT_S = 60.0
-ORDER = ("lws", "scheduler", "controllers", "proxy", "kubelet", "dns", "apiserver", "etcd", "containerd")
-CHAINS = {
-    "filter": (CHAIN, "KUBE-FIREWALL", "KUBE-KUBELET-CANARY"),
-    "nat": ("KUBE-KUBELET-CANARY",),
-    "mangle": ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"),
+BEFORE_PODS = ("lws", "scheduler", "controllers")
+"""With these gone nobody makes new pods of the deleted ones."""
+LAST = ("proxy", "dns", "apiserver", "etcd")
+LEFT = {
+    ("filter", "INPUT"): ("KUBE-FIREWALL", "KUBE-KUBELET-CANARY"),
+    ("filter", "OUTPUT"): ("KUBE-FIREWALL",),
+    ("nat", "OUTPUT"): ("KUBE-KUBELET-CANARY",),
+    ("mangle", "OUTPUT"): ("KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY"),
 }
-"""Ours, and those that the kubelet leaves; another kubelet of this machine would make its own again in a minute."""
-FORGOTTEN = ("etcd", "kubelet", "certs", "pod-logs", "addresses")
-"""Folders that another start makes anew; what stays are keys, images and logs."""
+"""What a kubelet leaves; another kubelet of this machine would make its own again in a minute."""
+FORGOTTEN = ("kubelet", "certs", "pod-logs", "addresses")
+"""Folders of a node that another start makes anew; what stays are keys, images and logs."""
 
 
-def end(site: Site, processes: Processes, run: Run) -> None:
-    """Leave nothing that runs, nothing mounted, no rule and no link; images stay."""
-    for addition in ADDITIONS.values():
-        for name in addition.processes:
-            processes.stop(name)
-        addition.end(run)
-    running = processes.running()
-    if "apiserver" in running and "kubelet" in running:
-        # With the controllers gone nobody makes new pods of the deleted ones.
-        for name in ("lws", "controllers", "scheduler"):
-            processes.stop(name)
-        _delete_pods(Api(site))
-    for name in ORDER[:-1]:
-        processes.stop(name)
-    if "containerd" in running:
-        _end_containers(site, run)
-    processes.stop("containerd")
-    _unmount(site, run)
-    _rules(site, run)
+def end(host: Host) -> None:
+    """Leave nothing that runs, nothing mounted, no rule and no link; images stay. Parts that were added end before."""
+    running = host.processes.running()
+    for name in BEFORE_PODS:
+        host.processes.stop(name)
+    if {"apiserver", "kubelet"} <= set(running):
+        _remove_hooks(host.api)
+        _delete_pods(host.api, FIRST)
+    for name in ("kubelet", *LAST):
+        host.processes.stop(name)
+    end_node(host, FIRST)
+    _rules(host)
+    shutil.rmtree(host.site.home / "etcd", ignore_errors=True)
+    host.site.kubeconfig.unlink(missing_ok=True)
+
+
+def leave(host: Host, node: Node) -> None:
+    """End one node of a cluster that goes on: its pods move, as far as others have room for them."""
+    if node.process("kubelet") in host.processes.running():
+        with contextlib.suppress(Refused):
+            host.api.merge(f"/api/v1/nodes/{node.name}", {"spec": {"unschedulable": True}})
+        _delete_pods(host.api, node)
+    end_node(host, node)
+    with contextlib.suppress(Refused):
+        host.api.ask("DELETE", f"/api/v1/nodes/{node.name}")
+
+
+def end_node(host: Host, node: Node) -> None:
+    """Everything of one node but its images."""
+    containerd = node.process("containerd")
+    host.processes.stop(node.process("kubelet"))
+    if containerd in host.processes.running():
+        _end_containers(node, host.run)
+    host.processes.stop(containerd)
+    _unmount((node.home(host.site), node.run), host.run)
+    host.run.attempt("ip", "link", "delete", node.bridge)
+    remove_control_group(node)
     for folder in FORGOTTEN:
-        shutil.rmtree(site.home / folder, ignore_errors=True)
-    site.kubeconfig.unlink(missing_ok=True)
+        shutil.rmtree(node.home(host.site) / folder, ignore_errors=True)
 
 
-def _delete_pods(api: Api) -> None:
-    """A hook that would be asked of each deleted pod is gone with its controller, so it is removed first."""
-    deadline_s = time.monotonic() + PODS_GONE_TIMEOUT_S
+def _remove_hooks(api: Api) -> None:
+    """A hook that would be asked of each deleted pod is gone with its controller."""
     for kind in ("mutating", "validating"):
         with contextlib.suppress(Refused):
             api.ask("DELETE", f"/apis/admissionregistration.k8s.io/v1/{kind}webhookconfigurations/lws-{kind}")
+
+
+def _delete_pods(api: Api, node: Node) -> None:
+    """All of them, by a kubelet that still runs."""
+    deadline_s = time.monotonic() + PODS_GONE_TIMEOUT_S
     while time.monotonic() < deadline_s:
         try:
-            pods = api.ask("GET", f"/api/v1/pods?fieldSelector=spec.nodeName={NODE}")["items"]
+            pods = api.ask("GET", f"/api/v1/pods?fieldSelector=spec.nodeName={node.name}")["items"]
             if not pods:
                 return
             for pod in pods:
@@ -68,40 +92,27 @@ def _delete_pods(api: Api) -> None:
         time.sleep(0.5)
 
 
-def _end_containers(site: Site, run: Run) -> None:
+def _end_containers(node: Node, run: Run) -> None:
     """What the kubelet left, if it was killed."""
-    for task in run.attempt(*site.ctr, "tasks", "list", "-q")[1].split():
-        run.attempt(*site.ctr, "tasks", "delete", "--force", task)
-    for container in run.attempt(*site.ctr, "containers", "list", "-q")[1].split():
-        run.attempt(*site.ctr, "containers", "delete", container)
+    for task in run.attempt(*node.ctr, "tasks", "list", "-q")[1].split():
+        run.attempt(*node.ctr, "tasks", "delete", "--force", task)
+    for container in run.attempt(*node.ctr, "containers", "list", "-q")[1].split():
+        run.attempt(*node.ctr, "containers", "delete", container)
 
 
-def _unmount(site: Site, run: Run) -> None:
+def _unmount(folders: tuple[Path, ...], run: Run) -> None:
     mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    ours = [path for path in mounted if path.startswith((f"{site.home}/", f"{RUN}/"))]
+    ours = [path for path in mounted if path.startswith(tuple(f"{folder}/" for folder in folders))]
     for path in sorted(ours, reverse=True):
         run.attempt("umount", "-l", path)
 
 
-def _rules(site: Site, run: Run) -> None:
-    proxy = site.home / "bin" / "kube-proxy"
+def _rules(host: Host) -> None:
+    proxy = host.site.home / "bin" / "kube-proxy"
     if proxy.exists():
-        run.attempt(proxy, "--cleanup", "--proxy-mode=iptables")
-    for table, chains in CHAINS.items():
+        host.run.attempt(proxy, "--cleanup", "--proxy-mode=iptables")
+    for table, builtin in RULES:
+        remove_chain(host.run, table, builtin, CHAIN)
+    for (table, builtin), chains in LEFT.items():
         for chain in chains:
-            for builtin in ("INPUT", "OUTPUT"):
-                run.attempt("iptables", "-w", "-t", table, "-D", builtin, "-j", chain)
-            run.attempt("iptables", "-w", "-t", table, "-F", chain)
-            run.attempt("iptables", "-w", "-t", table, "-X", chain)
-    run.attempt("ip", "link", "delete", BRIDGE)
-    _control_groups(Path("/sys/fs/cgroup"))
-
-
-def _control_groups(root: Path) -> None:
-    """Folders of the pods, deepest first; those that still hold a process stay, and are somebody's."""
-    for top in (*root.glob("kubepods*"), *root.glob("*/kubepods*")):
-        for folder in sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        with contextlib.suppress(OSError):
-            top.rmdir()
+            remove_chain(host.run, table, builtin, chain)

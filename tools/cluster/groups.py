@@ -15,7 +15,7 @@ HEALTH_PORT = 8089
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _WEBHOOKS = "/apis/admissionregistration.k8s.io/v1"
 _LWS, _SETS = "leaderworkerset.x-k8s.io", "disaggregatedset.x-k8s.io"
-_OF_A_GROUP = {"matchExpressions": [{"key": f"{_LWS}/name", "operator": "Exists"}]}
+_OF_A_GROUP = {"matchExpressions": [{"key": "leaderworkerset.sigs.k8s.io/name", "operator": "Exists"}]}
 """Pods of no group are none of its business."""
 
 

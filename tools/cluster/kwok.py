@@ -8,10 +8,9 @@ import json
 import urllib.error
 import urllib.request
 
-from cluster.place import Site
-from cluster.processes import Processes
+from cluster.host import Host
 from steps import kwok
-from steps.frame import Place, Run, write_whole
+from steps.frame import write_whole
 
 ANNOTATION = "kwok.x-k8s.io/node=fake"
 FAKE_POD_RANGE = "10.245.0.0/16"
@@ -23,9 +22,12 @@ READY_TIMEOUT_S = 60.0
 ROUTE = ("local", FAKE_POD_RANGE, "dev", "lo")
 
 
-def start_kwok(place: Place, site: Site, processes: Processes, run: Run) -> None:
-    """Start the controller, and make the pods' addresses this machine's own."""
-    run("ip", "route", "replace", *ROUTE, why="make the addresses of fake pods this machine's own")
+def start(host: Host) -> None:
+    """Start the controller, and make the pods' addresses this machine's own.
+
+    Raises: Failure.
+    """
+    host.run("ip", "route", "replace", *ROUTE, why="make the addresses of fake pods this machine's own")
     options: dict[str, str | int] = {
         "manageNodesWithAnnotationSelector": ANNOTATION,
         "cidr": FAKE_POD_RANGE,
@@ -34,21 +36,22 @@ def start_kwok(place: Place, site: Site, processes: Processes, run: Run) -> None
         "serverAddress": SERVER,
     }
     config = {"apiVersion": "config.kwok.x-k8s.io/v1alpha1", "kind": "KwokConfiguration", "options": options}
-    binaries = kwok.cached(place)
+    binaries, site = kwok.cached(host.place), host.site
     write_whole(site.home / "kwok.yaml", json.dumps(config))
-    processes.start(
+    host.processes.start(
         "kwok",
         [
             *(binaries / "kwok", f"--kubeconfig={site.keys / 'kubeconfig'}"),
             *(f"--config={site.home / 'kwok.yaml'}", f"--config={binaries / 'stages.yaml'}"),
         ],
     )
-    processes.until("KWOK answers", _answers, name="kwok", timeout_s=READY_TIMEOUT_S)
+    host.processes.until("KWOK answers", _answers, name="kwok", timeout_s=READY_TIMEOUT_S)
 
 
-def end_kwok(run: Run) -> None:
-    """Take the route away; the process is gone."""
-    run.attempt("ip", "route", "delete", *ROUTE)
+def end(host: Host) -> None:
+    """End the controller, and take the route away."""
+    host.processes.stop("kwok")
+    host.run.attempt("ip", "route", "delete", *ROUTE)
 
 
 def _answers() -> bool:

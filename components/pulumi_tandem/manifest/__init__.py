@@ -29,7 +29,7 @@ from pulumi_tandem.manifest.setting import (
     Weights,
 )
 from pulumi_tandem.manifest.weights import of_weights
-from pulumi_tandem.manifest.worker_pod import Part, digestible, key_of, parts_of
+from pulumi_tandem.manifest.worker_pod import KV_RUNS, Part, digestible, key_of, parts_of
 from pulumi_tandem.manifest.workers import of_pool
 from pulumi_tandem.resolve import Resolved
 
@@ -163,6 +163,7 @@ def _workload(parts: Sequence[Part], scope: Scope) -> Workload:
         pool=key,
         workers=parts[0].lowered.workers,
         autoscaled=bool(pool.autoscalers),
+        kv_ports={part.pool.name: {run: part.ports[run] for run in KV_RUNS if run in part.ports} for part in parts},
     )
 
 

@@ -28,6 +28,8 @@ class Workload(BaseModel):
     workers: int
     """As declared; an autoscaled service starts with as many as the serving generation has, where those are more."""
     autoscaled: bool
+    kv_ports: dict[str, dict[str, int]]
+    """Pool to run to its first port, of those over which KV moves: what a proof that failed looks at."""
 
 
 class ProofOrder(BaseModel):

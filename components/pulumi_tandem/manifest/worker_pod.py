@@ -21,6 +21,8 @@ from pulumi_tandem.resolve import Resolved, ResolvedPool
 
 PORTS = {"http": 8000, "agent": 8001, "group": 13345, "side_channel": 5600, "transfer": 20000}
 """First number of each named run of ports, in a pod's own network; the second container's are `PORT_STEP` higher."""
+KV_RUNS = ("side_channel", "transfer")
+"""The runs over which KV, or word of it, goes from worker to worker."""
 PORT_STEP = 1000
 """More than any run is long: a transfer port for each rank and thread of eight GPUs is 128."""
 PROBE_TIMEOUT_S = 6.0

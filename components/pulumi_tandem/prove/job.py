@@ -124,9 +124,11 @@ class Prover:
     async def _await_ready(self, count: int) -> tuple[Candidate, ...]:
         """Every worker, as its own agent tells who it is."""
         deadline_s = time.monotonic() + self.order.ready_timeout_s
+        kv_ports = {pool: ports for workload in self.order.workloads for pool, ports in workload.kv_ports.items()}
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)) as session:
             while True:
-                answers = await asyncio.gather(*(_identity(session, address) for address in await self._addresses()))
+                asked = [_identity(session, address, kv_ports) for address in await self._addresses()]
+                answers = await asyncio.gather(*asked)
                 ready = [answer for answer in answers if answer is not None]
                 _tell(f"{len(ready)} of {count} workers ready")
                 if len(ready) >= count:
@@ -247,7 +249,9 @@ def _read_state(configmap: Any, service: str) -> ServiceState:  # noqa: ANN401 -
     return ServiceState.model_validate_json(text) if text else ServiceState(service=service)
 
 
-async def _identity(session: aiohttp.ClientSession, address: Address) -> Candidate | None:
+async def _identity(
+    session: aiohttp.ClientSession, address: Address, kv_ports: Mapping[str, Mapping[str, int]]
+) -> Candidate | None:
     """Who a worker is; None while it is not ready."""
     url = f"http://{_host(address.host)}:{address.agent_port}"
     try:
@@ -258,7 +262,7 @@ async def _identity(session: aiohttp.ClientSession, address: Address) -> Candida
             who = await response.json()
     except (aiohttp.ClientError, TimeoutError):
         return None
-    return Candidate(who["name"], who["phase"], tuple(who["phases"]), url)
+    return Candidate(who["name"], who["phase"], tuple(who["phases"]), url, kv_ports.get(who["pool"], {}))
 
 
 async def _fleet(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:

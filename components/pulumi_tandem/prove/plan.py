@@ -1,6 +1,7 @@
 """Which requests prove a generation: every worker is used in each phase that it may take."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import Literal
 
@@ -26,6 +27,8 @@ class Candidate:
     phase: Phase
     phases: tuple[Phase, ...]
     agent_url: str
+    kv_ports: Mapping[str, int] = field(default_factory=dict[str, int])
+    """First port of each run over which its KV moves; none where nothing can stand between workers."""
 
 
 @dataclass(frozen=True)

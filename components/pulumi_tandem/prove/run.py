@@ -13,6 +13,7 @@ from pulumi_tandem.lower import ProofSpec
 from pulumi_tandem.prove.evidence import Evidence
 from pulumi_tandem.prove.judge import UNKNOWN, Answer, KvCounters, Measurement, judge
 from pulumi_tandem.prove.plan import OUTPUT_TOKENS, Candidate, Probe, plan_probes
+from pulumi_tandem.prove.reach import closed_ports
 
 REQUEST_TIMEOUT_S = 120.0
 SIGHT_TIMEOUT_S = 20.0
@@ -55,8 +56,17 @@ async def prove(door: Door, subject: Subject, spec: ProofSpec, *, salt: str) -> 
     `spec` is what counts as proven; `salt` differs between proofs, so that no cache answers in place of a transfer.
 
     Raises:
-        ProofFailedError: with every reason.
+        ProofFailedError: with every reason, and what of the network may be behind them.
     """
+    try:
+        return await _prove(door, subject, spec, salt)
+    except ProofFailedError as error:
+        if not (closed := await closed_ports(subject.workers)):
+            raise
+        raise ProofFailedError("; ".join([*closed, str(error)])) from error
+
+
+async def _prove(door: Door, subject: Subject, spec: ProofSpec, salt: str) -> Evidence:
     probes = plan_probes(
         subject.workers, disaggregated=subject.disaggregated, salt=salt, context_tokens=subject.context_tokens
     )

@@ -7,6 +7,17 @@ from typing import Any
 import pulumi
 import pulumi_tandem as tandem
 from pulumi_tandem import kubernetes
+from pulumi_tandem.manifest import Transform
+
+OPEN_PORTS = (8000, 8001)
+"""What a policy that was written by hand may know of: the engine's and the agent's, but not those that KV takes."""
+
+
+def without_kv_ports(policy: dict[str, Any]) -> dict[str, Any]:
+    """A policy that lets every caller of a worker in, but to the ports above alone."""
+    for rule in policy["spec"]["ingress"]:
+        rule["ports"] = [{"protocol": "TCP", "port": port} for port in OPEN_PORTS]
+    return policy
 
 
 def alone(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -16,6 +27,11 @@ def alone(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**manifest, "data": {"worker.json": json.dumps(spec)}}
 
 
+FAULTS: dict[str, dict[str, Transform]] = {
+    "alone": {"prefill-spec": alone},
+    "kv ports closed": {"worker-network": without_kv_ports},
+}
+
 changes = json.loads(os.environ.get("TANDEM_TEST_DECLARATION", "{}"))
 pool = {"gpu": "cpu", "sequences": 8, "host_memory_gib": 0.25, "pod": {"resources": {"nvidia.com/gpu": 1}}}
 pool |= changes.get("pool", {})
@@ -23,8 +39,7 @@ chat = tandem.Service(
     name="chat",
     model=tandem.Model(name="SmolLM2-135M-Instruct", **changes.get("model", {})),
     engine=tandem.Vllm(version="0.32.0"),
-    prefill=tandem.Pool(**pool | changes.get("prefill", {})),
-    decode=tandem.Pool(**pool | changes.get("decode", {})),
+    **{name: tandem.Pool(**pool | changes.get(name, {})) for name in changes.get("pools", ("prefill", "decode"))},
     context_tokens=2048,
     transfer=tandem.Transfer(lease_s=6, **changes.get("transfer", {})),
     **{"grace": tandem.Grace(start_timeout_s=60, drain_timeout_s=30), **changes.get("service", {})},
@@ -39,7 +54,7 @@ inference = kubernetes.Inference(
         weights=kubernetes.HostPath(path=changes["weights"]) if "weights" in changes else None,
         cluster=kubernetes.Access(kubeconfig=os.environ["TANDEM_CLUSTER_KUBECONFIG"], identifier="test"),
         namespace=os.environ["TANDEM_TEST_NAMESPACE"],
-        transforms={"prefill-spec": alone} if changes.get("alone") else {},
+        transforms=FAULTS.get(changes.get("fault", ""), {}),
     ),
 )
 
