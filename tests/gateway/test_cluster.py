@@ -160,6 +160,13 @@ async def test_a_state_that_is_not_understood_is_told_once_and_the_last_good_one
         await one.until_serving("c")
 
 
+async def test_a_state_of_the_contract_before_is_read(tmp_path: Path) -> None:
+    """Version 1, which knew no proved generations and no token: gateways come before the prover that writes anew."""
+    async with watching(tmp_path) as one:
+        one.say('{"contract":1,"service":"chat","active_generation":"b"}')
+        await one.until_serving("b")
+
+
 async def test_a_state_that_somebody_else_has_written_is_a_conflict(tmp_path: Path) -> None:
     async with watching(tmp_path) as one:
         with pytest.raises(Conflict, match="modified"):

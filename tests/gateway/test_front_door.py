@@ -276,7 +276,7 @@ async def test_a_connection_whose_answer_could_not_say_that_it_ends_takes_one_mo
         await until(lambda: fleet.engine("decode-0").faults.waiting)
         gate.stop.set()
         loop = asyncio.get_running_loop()
-        said_s = loop.time() + GOODBYE_S
+        said_s = loop.time() + GOODBYE_S + 0.5
         await until(lambda: loop.time() > said_s)
         fleet.engine("decode-0").release()
         headers, _ = await running

@@ -123,7 +123,7 @@ def _seconds(works: Sequence[Work], pending: float | None = None) -> float:
 
 
 def _reading(known: Sequence[Figures]) -> float:
-    """Mean over the workers; one that reads for several gateways may be counted as busier than it is, not as less."""
+    """Mean over the workers; one that reads for several gateways may be counted as busier than it is, never as less."""
     names = {name for each in known for name in each.reading}
     shares = [min(1.0, sum(each.reading.get(name, 0.0) for each in known)) for name in names]
     return sum(shares) / len(shares) if shares else 0.0
