@@ -21,8 +21,8 @@ from tests.serving.load import Answer, steady, undisturbed
 
 POOLS = ("prefill", "decode")
 TOKENS = 20
-QUIET_WAIT_S = 240.0
-"""How busy readers are is known of the last two minutes."""
+QUIET_WAIT_S = 300.0
+"""How busy readers are is known of the last two minutes, and then a minute must have been quiet."""
 CLIENTS = 24
 """One worker reads 2.5 prompts a second, and one writes 4 answers: prefill is short at first, and then decode."""
 SCALED: dict[str, Any] = {

@@ -28,9 +28,9 @@ def alone(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def impatient(manifest: dict[str, Any]) -> dict[str, Any]:
-    """An autoscaler that looks every second, and makes a pool smaller after some quiet seconds and not minutes."""
+    """An autoscaler that looks every second, and makes a pool smaller after one quiet minute and not five."""
     at_once = {"stabilizationWindowSeconds": 0, "policies": [{"type": "Pods", "value": 1, "periodSeconds": 5}]}
-    behavior = {"scaleUp": at_once, "scaleDown": at_once | {"stabilizationWindowSeconds": 5}}
+    behavior = {"scaleUp": at_once, "scaleDown": at_once | {"stabilizationWindowSeconds": 60}}
     spec = {"pollingInterval": 1, "advanced": {"horizontalPodAutoscalerConfig": {"behavior": behavior}}}
     return {**manifest, "spec": manifest["spec"] | spec}
 
