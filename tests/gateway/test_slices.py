@@ -5,7 +5,7 @@ from typing import Any
 
 from tandem_worker.contract import ServiceState, WorkerRecord
 from tandem_worker.gateway.keys import Keys
-from tandem_worker.gateway.slices import Address, Identity, addresses, ready_hosts, records, serving_generation
+from tandem_worker.gateway.slices import Address, Identity, addresses, places, ready_hosts, records, serving_generation
 
 WHO = Identity(
     name="chat-decode-a-1",
@@ -54,6 +54,16 @@ def test_slices_without_ports_or_endpoints_are_empty() -> None:
 def test_gateways_are_counted_once_each() -> None:
     ready = endpoint("10.0.0.1", "p", ready=True)
     assert ready_hosts([piece(ready), piece(ready, endpoint("10.0.0.2", "q", ready=False))]) == {"10.0.0.1"}
+
+
+def test_figures_are_asked_of_gateways_that_are_ready_and_of_those_that_leave() -> None:
+    ready, leaving, starting = (
+        endpoint("10.0.0.1", "p", ready=True),
+        endpoint("10.0.0.2", "q", ready=False, terminating=True),
+        endpoint("10.0.0.3", "r", ready=False),
+    )
+    found = places([piece(ready, leaving, starting, scale=8081), piece(ready, http=8080)], "scale")
+    assert found == [("10.0.0.1", 8081), ("10.0.0.2", 8081)]
 
 
 def worker(generation: str, *, draining: bool = False) -> WorkerRecord:

@@ -81,8 +81,8 @@ class ClusterSource:
 
     @property
     def peers(self) -> list[tuple[str, int]]:
-        """Where the ready gateways, this one among them, tell what they know."""
-        return ready_at(self._of("gateway"), "scale")
+        """Where the gateways, this one among them, tell what they know; one that leaves has load still."""
+        return places(self._of("gateway"), "scale")
 
     async def run(self, upstream: Upstream) -> None:
         """Watch until cancelled."""

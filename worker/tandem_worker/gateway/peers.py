@@ -30,7 +30,7 @@ class Peers:
     def __init__(
         self, spec: GatewaySpec, own: Callable[[], Figures], places: Callable[[], Iterable[Place]], upstream: Upstream
     ) -> None:
-        """`places`: where the ready gateways serve `/figures`, this one among them or not."""
+        """`places`: where gateways serve `/figures`, this one among them or not."""
         self._spec = spec
         self._own = own
         self._places = places

@@ -67,15 +67,18 @@ def ready_hosts(slices: Iterable[Mapping[str, Any]]) -> set[str]:
     }
 
 
-def ready_at(slices: Iterable[Mapping[str, Any]], port: str) -> list[tuple[str, int]]:
-    """Address and number of that port of every endpoint that is ready."""
-    return [
+def places(slices: Iterable[Mapping[str, Any]], port: str) -> list[tuple[str, int]]:
+    """Address and number of that port of every endpoint that is ready, or leaves and may have work still."""
+    found = {
         (host, number)
         for one in slices
         for number in (each.get("port") for each in one.get("ports") or () if each.get("name") == port)
         if number
-        for host in sorted(ready_hosts([one]))
-    ]
+        for endpoint in one.get("endpoints") or ()
+        if (conditions := endpoint.get("conditions") or {}).get("ready") or conditions.get("terminating")
+        for host in endpoint.get("addresses", ())[:1]
+    }
+    return sorted(found)
 
 
 def records(found: Mapping[Address, bool], identities: Mapping[Address, Identity], service: str) -> list[WorkerRecord]:
