@@ -18,7 +18,7 @@ from tandem_worker.gateway.slices import (
     Address,
     Identity,
     addresses,
-    ready_at,
+    places,
     ready_hosts,
     records,
     serving_generation,
