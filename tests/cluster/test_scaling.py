@@ -21,6 +21,8 @@ from tests.serving.load import Answer, steady, undisturbed
 
 POOLS = ("prefill", "decode")
 TOKENS = 20
+QUIET_WAIT_S = 240.0
+"""How busy readers are is known of the last two minutes."""
 CLIENTS = 24
 """One worker reads 2.5 prompts a second, and one writes 4 answers: prefill is short at first, and then decode."""
 SCALED: dict[str, Any] = {
@@ -90,7 +92,7 @@ def test_both_pools_grow_under_load_and_the_next_generation_begins_as_large_and_
             assert up.returncode == 0, up.stdout
             await load.answered(10)
         async with steady(service.url, expected, clients=1, max_tokens=TOKENS) as load:
-            await asyncio.to_thread(until, lambda: sizes(service) == {"prefill": 1, "decode": 1})
+            await asyncio.to_thread(until, lambda: sizes(service) == {"prefill": 1, "decode": 1}, QUIET_WAIT_S)
             await load.answered(3)
 
     asyncio.run(run())

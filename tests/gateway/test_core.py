@@ -304,17 +304,23 @@ def test_backlog_is_pending_work_over_the_measured_rate():
 
 def test_goodbye_takes_as_long_as_somebody_is_there_and_never_longer_than_the_drain():
     drain = Drain(began_s=5.0, timeout_s=10.0)
-    assert drain.says_goodbye(1, 5.0 + GOODBYE_S - 0.1)
-    assert not drain.says_goodbye(1, 5.0 + GOODBYE_S)
-    assert not drain.says_goodbye(0, 5.0)
-    assert not Drain(began_s=5.0, timeout_s=0.5).says_goodbye(1, 5.6)
+    assert drain.look(0, 1, 5.0 + GOODBYE_S - 0.1) is Leaving.WAIT
+    assert drain.look(0, 1, 5.0 + GOODBYE_S) is Leaving.DONE
+    assert drain.look(0, 0, 5.0) is Leaving.DONE
+    assert Drain(began_s=5.0, timeout_s=0.5).look(0, 1, 5.6) is Leaving.DONE
+
+
+def test_a_connection_whose_request_had_begun_before_is_left_open_for_a_while_after_its_answer():
+    drain = Drain(began_s=5.0, timeout_s=30.0)
+    assert drain.look(1, 1, 20.0) is Leaving.WAIT
+    assert drain.look(0, 1, 20.0 + GOODBYE_S - 0.1) is Leaving.WAIT
+    assert drain.look(0, 1, 20.0 + GOODBYE_S) is Leaving.DONE
 
 
 def test_drain_waits_for_what_is_under_way_but_not_for_ever():
     drain = Drain(began_s=5.0, timeout_s=10.0)
-    assert drain.look(3, 14.9) is Leaving.WAIT
-    assert drain.look(0, 6.0) is Leaving.DONE
-    assert drain.look(3, 15.0) is Leaving.TIMED_OUT
+    assert drain.look(3, 3, 14.9) is Leaving.WAIT
+    assert drain.look(3, 3, 15.0) is Leaving.TIMED_OUT
 
 
 # requests and their bodies

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tandem_worker.gateway.drain import GOODBYE_S
 from tandem_worker.gateway.keys import Keys
 from tests.fakes.agent import FakeFleet
 from tests.gateway.door import PROOF, door, until
@@ -261,6 +262,26 @@ async def test_a_client_that_keeps_asking_is_told_that_its_connection_ends(tmp_p
         await until(lambda: not _connects(host, int(port)))
         body = COMPLETION | {"stream": stream}
         async with gate.session.post(f"{gate.url}/v1/completions", json=body) as answer:
+            assert answer.status == 200
+            assert answer.headers["connection"] == "close"
+            assert await answer.read()
+        await gate.served
+
+
+async def test_a_connection_whose_answer_could_not_say_that_it_ends_takes_one_more_request(tmp_path: Path):
+    """It was begun before the gateway left, and has lasted longer than a goodbye: as most answers of a model do."""
+    async with FakeFleet(tmp_path) as fleet, door(tmp_path, fleet) as gate:
+        fleet.engine("decode-0").fail("stall", after_tokens=4)
+        running = asyncio.create_task(gate.events("/v1/completions", COMPLETION | {"stream": True}))
+        await until(lambda: fleet.engine("decode-0").faults.waiting)
+        gate.stop.set()
+        loop = asyncio.get_running_loop()
+        said_s = loop.time() + GOODBYE_S + 0.5
+        await until(lambda: loop.time() > said_s)
+        fleet.engine("decode-0").release()
+        headers, _ = await running
+        assert headers.get("connection") != "close"
+        async with gate.session.post(f"{gate.url}/v1/completions", json=COMPLETION) as answer:
             assert answer.status == 200
             assert answer.headers["connection"] == "close"
             assert await answer.read()

@@ -173,13 +173,14 @@ async def serve(
     accepting.close()
     server.is_leaving = True
     drain = Drain(loop.time(), spec.drain_timeout_s)
-    while drain.says_goodbye(len(server.connections), loop.time()):  # noqa: ASYNC110 - asked by the clock, too
-        await asyncio.sleep(DRAIN_POLL_S)
-    server.pre_shutdown()  # connections end with their running request, unused ones at once
-    while (leaving := drain.look(gateway.under_way, loop.time())) is Leaving.WAIT:  # noqa: ASYNC110 - asked by the clock, too
+    while True:
+        leaving = drain.look(gateway.under_way, len(server.connections), loop.time())
+        if leaving is not Leaving.WAIT:
+            break
         await asyncio.sleep(DRAIN_POLL_S)
     if leaving is Leaving.TIMED_OUT:
         log.warning("leaving with %d requests unfinished after %g s", gateway.under_way, spec.drain_timeout_s)
+    server.pre_shutdown()  # what still writes its last bytes may end, unused connections at once
     await server.shutdown(LAST_WORDS_S)
     for chore in chores:
         chore.cancel()
