@@ -20,6 +20,7 @@ NEEDS = {
     "gateway/test_cluster.py": "processes",
     "gateway/test_faults.py": "processes",
     "gateway/test_front_door.py": "processes",
+    "gateway/test_peers.py": "processes",
     "fakes/test_engine.py": "processes",
     "examples/test_cluster_stacks.py": "processes",
     "local": "processes",

@@ -13,9 +13,9 @@ from pulumi_tandem.cli.rendered import _yaml
 from tests.cli.test_declared import BAD, GOOD
 
 IMAGES = ("--image-worker", "worker:1", "--image-gateway", "gateway:1")
-SCALED = GOOD.replace(
+ASLEEP = GOOD.replace(
     'decode=tandem.Pool(gpu="cpu")',
-    'decode=tandem.Pool(gpu="cpu", autoscalers=(tandem.Autoscaler(workers_max=4),))',
+    'decode=tandem.Pool(gpu="cpu", autoscalers=(tandem.Autoscaler(workers_min=0, workers_max=4),))',
 )
 
 
@@ -65,7 +65,7 @@ def test_a_string_that_another_parser_might_take_for_more_is_quoted(text: str):
 
 def test_what_cannot_run_in_a_cluster_is_not_rendered(render):
     assert "program.py" not in render(BAD, *IMAGES)[1]
-    code, out, err = render(SCALED, *IMAGES)
+    code, out, err = render(ASLEEP, *IMAGES)
     assert (code, out) == (1, "")
     assert "chat.decode.autoscalers.0" in err
 

@@ -5,6 +5,7 @@ As a process: `python -m tests.fakes.engine --port N`, with vLLM's own flags; fa
 """
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections import deque
@@ -56,6 +57,8 @@ class FakeEngine:
     """Time between engine steps; 0: one step per turn of the loop."""
     prefill_s: float = 0.0
     """Time before a prompt that was not read from another engine yields its first token."""
+    one_prefill: bool = False
+    """Whether prompts are read one after the other, as where each fills the engine's batch."""
     manual: bool = False
     """Steps only when `step()` is called."""
     eos_one_in: int = 0
@@ -78,6 +81,7 @@ class FakeEngine:
     _server: Server = field(init=False)
     _running: list[Run] = field(default_factory=list[Run])
     _waiting: deque[Run] = field(default_factory=deque[Run])
+    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     _timer: asyncio.Handle | None = None
 
     def __post_init__(self) -> None:
@@ -330,7 +334,8 @@ class FakeEngine:
                     run.fail()
                     return False
         if source == "local_compute" and self.prefill_s:
-            await asyncio.sleep(self.prefill_s)
+            async with self._reading if self.one_prefill else contextlib.nullcontext():
+                await asyncio.sleep(self.prefill_s)
         self.prompt_tokens_by_source[source] += job.prompt_tokens
         return True
 

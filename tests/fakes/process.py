@@ -27,6 +27,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--fake-step-ms", type=float, default=0.0, help="time between engine steps; 0: as fast as it goes"
     )
     parser.add_argument("--fake-prefill-ms", type=float, default=0.0, help="time of a prefill")
+    parser.add_argument("--fake-one-prefill", action="store_true", help="reads prompts one after the other")
     parser.add_argument("--fake-start-s", type=float, default=0.0, help="time before it listens")
     parser.add_argument("--fake-eos-one-in", type=int, default=0, help="ends about one state in so many with EOS")
     parser.add_argument("--fake-keep-requests", action="store_true", help="remembers every request")
@@ -47,6 +48,7 @@ async def _serve(options: argparse.Namespace) -> None:
         running_max=options.max_num_seqs,
         step_s=options.fake_step_ms / 1000,
         prefill_s=options.fake_prefill_ms / 1000,
+        one_prefill=options.fake_one_prefill,
         eos_one_in=options.fake_eos_one_in,
         keep_requests=options.fake_keep_requests,
     )

@@ -29,6 +29,8 @@ class Door:
     fleet: FakeFleet
     stop: asyncio.Event
     served: "asyncio.Task[None]"
+    scale_url: str
+    """Where autoscalers ask, if the spec has figures for them."""
 
     async def fleet_view(self) -> dict[str, Any]:
         """What `/fleet` says."""
@@ -89,11 +91,12 @@ async def door(folder: Path, fleet: FakeFleet, *, keys: Keys | None = None, **sp
     terms |= {"context_tokens_max": 131_072} | spec
     stop = asyncio.Event()
     gateway_spec = GatewaySpec.model_validate(terms)
-    served = asyncio.create_task(
-        serve(gateway_spec, keys or Keys((), PROOF), FolderSource(folder, gateway_spec.service), listener, stop)
-    )
+    scale = socket.create_server(("127.0.0.1", 0)) if gateway_spec.scaling else None
+    scale_url = f"http://127.0.0.1:{scale.getsockname()[1]}" if scale else ""
+    source = FolderSource(folder, gateway_spec.service)
+    served = asyncio.create_task(serve(gateway_spec, keys or Keys((), PROOF), source, listener, stop, scale))
     async with aiohttp.ClientSession() as session:
-        running = Door(url, session, fleet, stop, served)
+        running = Door(url, session, fleet, stop, served, scale_url)
         await running.until_ready()
         try:
             yield running

@@ -1,6 +1,6 @@
 """Constructs one service under Pulumi's mocks, which are the process's own, and prints what was registered as JSON.
 
-python -m tests.kubernetes.construct plain|access|wrong|scaled|transform|staying
+python -m tests.kubernetes.construct plain|access|wrong|scaled|changed|asleep|transform|staying
 """
 
 import json
@@ -15,13 +15,27 @@ from tests.builders import laptop_pair
 IMAGES = kubernetes.Images(worker="worker:1", gateway="gateway:1")
 WRONG = tandem.Pool(gpu="cpu", cpu_cores="1", block_tokens=64, dtype="float32")
 SCALED = tandem.Pool(gpu="cpu", cpu_cores="1", autoscalers=(tandem.Autoscaler(workers_max=4),))
+ASLEEP = tandem.Pool(gpu="cpu", cpu_cores="1", autoscalers=(tandem.Autoscaler(workers_min=0, workers_max=4),))
 TWO = tandem.Pool(gpu="cpu", workers=2)
 MEANT = tandem.Pool(gpu="cpu", pod=tandem.Pod(disruption_min_available=0))
+
+
+def at_most_two(manifest: dict[str, Any]) -> dict[str, Any]:
+    manifest["spec"]["maxReplicaCount"] = 2
+    return manifest
+
+
 CASES: dict[str, dict[str, Any]] = {
     "plain": {"namespace": pulumi.Output.from_input("llm")},
     "access": {"cluster": kubernetes.Access(kubeconfig="/home/me/.kube/config", identifier="mine")},
     "wrong": {"service": laptop_pair(decode=WRONG)},
-    "scaled": {"service": laptop_pair(decode=SCALED)},
+    "scaled": {"service": laptop_pair(decode=SCALED), "namespace": pulumi.Output.from_input("llm")},
+    "changed": {
+        "service": laptop_pair(decode=SCALED),
+        "namespace": pulumi.Output.from_input("llm"),
+        "transforms": {"decode-scaling": at_most_two},
+    },
+    "asleep": {"service": laptop_pair(prefill=ASLEEP, decode=ASLEEP)},
     "staying": {"service": laptop_pair(prefill=TWO, decode=MEANT)},
     "transform": {"transforms": {"decoder": dict}},
 }

@@ -52,9 +52,26 @@ def test_a_wrong_declaration_registers_nothing() -> None:
     assert made["resources"] == []
 
 
-def test_an_autoscaler_that_would_stand_still_is_refused() -> None:
+def scalers(made: dict[str, Any]) -> list[dict[str, Any]]:
+    return [inputs for kind, _, inputs in made["resources"] if kind == "kubernetes:keda.sh/v1alpha1:ScaledObject"]
+
+
+def test_an_object_whose_names_are_not_known_yet_can_be_transformed() -> None:
+    (scaler,) = scalers(constructed("changed"))
+    assert scaler["spec"]["maxReplicaCount"] == 2
+    assert scaler["metadata"]["namespace"] == "llm"
+
+
+def test_an_autoscaler_reads_the_figures_of_its_own_service() -> None:
     made = constructed("scaled")
-    assert "chat.decode.autoscalers.0" in made["error"]
+    (scaler,) = scalers(made)
+    urls = {trigger["metadata"]["url"] for trigger in scaler["spec"]["triggers"]}
+    assert urls == {"http://chat-scale.llm.svc:8081/scale"}
+
+
+def test_a_pool_that_nothing_would_wake_is_refused() -> None:
+    made = constructed("asleep")
+    assert "chat.decode.autoscalers.0.workers_min" in made["error"]
     assert made["resources"] == []
 
 

@@ -15,9 +15,9 @@ from tandem_worker.contract import ServiceState
 SPEC = ProofSpec(transport="tcp", kv_gb_per_s_min=0.0, keep_failed=False, divergence_gap_nats_max=0.5)
 
 
-def order(*, autoscaled: bool = False, keep_failed: bool = False) -> ProofOrder:
+def order(*, workers_max: int | None = 2, keep_failed: bool = False) -> ProofOrder:
     workloads = [
-        Workload(kind="Deployment", name=f"chat-{pool}-b", pool=pool, workers=2, autoscaled=autoscaled, kv_ports={})
+        Workload(kind="Deployment", name=f"chat-{pool}-b", pool=pool, workers=2, workers_max=workers_max, kv_ports={})
         for pool in ("prefill", "decode")
     ]
     return ProofOrder(
@@ -66,7 +66,9 @@ class Api:
 
 def test_an_autoscaled_service_starts_with_what_serves_now() -> None:
     assert wanted_workers(order(), {"decode": 5}) == {"chat-prefill-b": 2, "chat-decode-b": 2}
-    assert wanted_workers(order(autoscaled=True), {"decode": 5}) == {"chat-prefill-b": 2, "chat-decode-b": 5}
+    for bound, decodes in ((9, 5), (4, 4), (None, 5)):
+        found = wanted_workers(order(workers_max=bound), {"decode": 5})
+        assert found == {"chat-prefill-b": 2, "chat-decode-b": decodes}
 
 
 def test_what_was_proved_is_remembered_newest_last_and_bounded() -> None:
@@ -85,7 +87,7 @@ async def test_a_generation_whose_workers_never_come_loses_them_unless_they_are_
     keep_failed: bool, last: int
 ) -> None:
     api = Api(ServiceState(service="chat", active_generation="a", proved=("a",)))
-    prover = Prover(api, order(autoscaled=True, keep_failed=keep_failed))  # pyright: ignore[reportArgumentType] - a fake
+    prover = Prover(api, order(workers_max=9, keep_failed=keep_failed))  # pyright: ignore[reportArgumentType] - a fake
     with pytest.raises(ProofFailedError, match="0 of 7 workers were ready"):
         await prover.run()
     assert api.replicas["chat-decode-b"][-1] == last

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cluster import kwok, policies, second
+from cluster import keda, kwok, policies, second
 from cluster.host import Host
+from steps import keda as keda_binaries
 from steps import kwok as kwok_binary
 from steps.frame import Step
 from steps.programs import POLICIES
@@ -23,6 +24,7 @@ class Addition:
 
 
 ADDITIONS = {
+    "keda": Addition(keda.start, keda.end, keda_binaries.STEP),
     "kwok": Addition(kwok.start, kwok.end, kwok_binary.STEP),
     "policies": Addition(policies.start, policies.end, POLICIES.step),
     "second-node": Addition(second.start, second.end),

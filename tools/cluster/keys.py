@@ -24,9 +24,9 @@ def make_keys(site: Site, address: str, run: Run) -> None:
         names += ("kubernetes.default.svc.cluster.local",)
         numbers = ("127.0.0.1", address, API_SERVICE)
         alternatives = ",".join([*(f"IP:{one}" for one in numbers), *(f"DNS:{name}" for name in names)])
-        _certificate(site.keys, "api", "kube-apiserver", alternatives, run)
+        certificate(site.keys, "api", "kube-apiserver", alternatives, run)
         (site.keys / "lws").mkdir()
-        _certificate(site.keys, "lws/tls", "webhooks", "IP:127.0.0.1", run)
+        certificate(site.keys, "lws/tls", "webhooks", "IP:127.0.0.1", run)
         run("openssl", "genrsa", "-out", site.keys / "accounts.key", "2048", why="make the service accounts' key")
         write_whole(site.keys / "token", secrets.token_urlsafe(32), mode=0o600)
         rows = f"{token(site)},admin,admin,system:masters\n"
@@ -68,7 +68,8 @@ def _authority(folder: Path, run: Run) -> None:
     )
 
 
-def _certificate(folder: Path, name: str, subject: str, alternatives: str, run: Run) -> None:
+def certificate(folder: Path, name: str, subject: str, alternatives: str, run: Run) -> None:
+    """A key `NAME.key`, and `NAME.crt` for those alternative names, signed by the cluster's authority."""
     key, request, extension = (folder / f"{name}.{end}" for end in ("key", "csr", "ext"))
     extension.write_text(f"subjectAltName={alternatives}\n")
     run(

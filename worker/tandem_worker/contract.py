@@ -94,6 +94,19 @@ class WorkerSpec(_Value):
     """From SIGTERM of the engine to SIGKILL of its whole process tree."""
 
 
+class Scaling(_Value):
+    """Where autoscalers that follow a gateway's figures are to keep them."""
+
+    prefill_backlog_s: float
+    """Seconds of prompts that may wait."""
+    decode_kv_usage: float
+    """Share of the decode workers' memory for KV; above it there are too few."""
+    decode_slot_usage: float
+    """Answers under way over those that the decode workers write at once; likewise."""
+    answers_max: int
+    """Answers that one decode worker writes at once."""
+
+
 class GatewaySpec(_Value):
     """What the front door of one service does; addresses, keys and the fleet's place come as flags."""
 
@@ -126,6 +139,8 @@ class GatewaySpec(_Value):
     prefill_per_decode_min: float = 0.0
     """Fewest prefill workers per decode worker that autoscaling keeps; 0: no bound. So for the next."""
     prefill_per_decode_max: float = 0.0
+    scaling: Scaling | None = None
+    """None: nobody reads figures to scale by, and none are served."""
     decodes_max: int = 0
     """Answers that one flexible worker can write at once; 0: there are no flexible workers."""
     hand_off_tokens_min: int = 0

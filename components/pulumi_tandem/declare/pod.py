@@ -38,7 +38,7 @@ class Autoscaler(Noun):
     """`ScaledObject`: KEDA's."""
     workers_min: int = Field(default=1, ge=0)
     workers_max: int | None = Field(default=None, ge=1)
-    """Default: not known."""
+    """Default: as many as the node pool's GPUs hold beside the other pools; where its GPUs are not known, `workers`."""
     owns_workers: bool = True
     """Whether `workers` counts at creation only, and is the autoscaler's from then on."""
 

@@ -101,7 +101,7 @@ def _accepted(args: InferenceArgs) -> Manifests:
         namespace=args.namespace,
         gateway=args.gateway,
         weights=args.weights,
-        scale_url=pulumi.Output.concat(_url(args), ".cluster.local/scale"),
+        concat=pulumi.Output.concat,
     )
     try:
         return manifests(resolved, lower(resolved), setting, args.transforms)

@@ -7,18 +7,19 @@ from pulumi_tandem.resolve import Resolved
 
 
 def not_served(resolved: Resolved) -> tuple[Finding, ...]:
-    """Autoscalers of ours: the gateways do not serve the figures yet that they would read."""
+    """Pools that would go to zero: nothing wakes them."""
     return tuple(
         RULE.finding(
             resolved,
             Breach(
-                path=f"{pool.name}.autoscalers.{index}",
-                message=f"a {scaler.kind} would stand still: the gateways of this version serve no figures to scale by",
-                fix="drop it, or scale by other means and say kind='other'",
+                path=f"{pool.name}.autoscalers.{index}.workers_min",
+                message="the pool may go to no worker at all, and nothing would wake it: a gateway without workers "
+                "turns requests away after seconds, and a model takes minutes to load",
+                fix="use workers_min=1, or scale by other means and say kind='other'",
             ),
             source="pulumi_tandem.kubernetes",
         )
         for pool in resolved.pools
         for index, scaler in enumerate(pool.autoscalers)
-        if scaler.kind != "other"
+        if scaler.kind != "other" and scaler.workers_min == 0
     )

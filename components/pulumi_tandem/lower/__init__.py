@@ -12,6 +12,7 @@ from pulumi_tandem.lower import tensorrt_llm, vllm
 from pulumi_tandem.lower.fleet import Fleet, LoweredPool, ProofSpec
 from pulumi_tandem.lower.hashes import generation_of, pair_key_of, sealed
 from pulumi_tandem.lower.refused import not_deployed
+from pulumi_tandem.lower.scaling import scaling
 from pulumi_tandem.plan.worthwhile import decodes_max, hand_off_tokens_min
 from pulumi_tandem.resolve import Resolved, ResolvedPool
 from tandem_worker.contract import GatewaySpec, WorkerSpec
@@ -91,6 +92,7 @@ def _gateway(resolved: Resolved, spec: WorkerSpec) -> GatewaySpec:
         drain_timeout_s=resolved.grace.drain_timeout_s,
         prefill_per_decode_min=ratio.at_least if ratio else 0.0,
         prefill_per_decode_max=ratio.at_most if ratio else 0.0,
+        scaling=scaling(resolved),
         decodes_max=decodes_max(resolved, resolved.pools[0]) if resolved.flexible else 0,
         hand_off_tokens_min=hand_off_tokens_min(resolved),
     )

@@ -5,12 +5,13 @@ Pulumi's: the component registers what is made here, object by object, and `tand
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from pulumi_tandem.finding import nearest
 from pulumi_tandem.lower import Fleet, seal
 from pulumi_tandem.manifest.access import evidence_name, of_access
+from pulumi_tandem.manifest.ceiling import workers_max
 from pulumi_tandem.manifest.gateway import of_gateway
 from pulumi_tandem.manifest.naming import Child, Manifest, Scope
 from pulumi_tandem.manifest.network import of_network
@@ -105,7 +106,8 @@ def manifests(
     ]
     fleet = seal(fleet, around)
     scope = _scope(fleet, setting)
-    workloads = [_workload(parts, scope) for parts in _pods(resolved, fleet)]
+    most = workers_max(resolved)
+    workloads = [_workload(parts, scope, most) for parts in _pods(resolved, fleet)]
     children = [
         *of_access(fleet, scope),
         *of_network(resolved, scope),
@@ -113,7 +115,7 @@ def manifests(
         *_of_pools(resolved, fleet, setting),
         *of_gateway(fleet, scope, setting),
         *of_prover(resolved, fleet, workloads, scope, setting),
-        *of_scaling(resolved, workloads, scope, setting),
+        *of_scaling(resolved, fleet, workloads, scope, setting),
     ]
     known = tuple(child.key for child in children)
     if unknown := tuple(key for key in given if key not in known):
@@ -124,9 +126,16 @@ def manifests(
 
 def _transformed(children: Sequence[Child], transforms: Mapping[str, Transform]) -> list[Child]:
     return [
-        replace(child, manifest=transforms[child.key](deepcopy(child.manifest))) if child.key in transforms else child
+        replace(child, manifest=transforms[child.key](_copied(child.manifest))) if child.key in transforms else child
         for child in children
     ]
+
+
+def _copied(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """What a transform may change as it likes; names that are not known yet are kept as they are."""
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in cast("dict[str, Any]", value).items()}
+    return [_copied(each) for each in cast("list[Any]", value)] if isinstance(value, list) else value
 
 
 def _template(child: Child) -> object:
@@ -155,14 +164,14 @@ def _pods(resolved: Resolved, fleet: Fleet) -> list[tuple[Part, ...]]:
     return [parts_of(resolved, (pool,)) for pool in fleet.pools]
 
 
-def _workload(parts: Sequence[Part], scope: Scope) -> Workload:
+def _workload(parts: Sequence[Part], scope: Scope, most: Mapping[str, int | None]) -> Workload:
     pool, key = parts[0].pool, key_of(parts)
     return Workload(
         kind="LeaderWorkerSet" if pool.nodes_per_worker > 1 else "Deployment",
         name=scope.generated(key),
         pool=key,
         workers=parts[0].lowered.workers,
-        autoscaled=bool(pool.autoscalers),
+        workers_max=most[pool.name],
         kv_ports={part.pool.name: {run: part.ports[run] for run in KV_RUNS if run in part.ports} for part in parts},
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pulumi_tandem.lower import Fleet
 from pulumi_tandem.manifest.hardened import HOME, TMP_MOUNT, container_security, pod_security, pull_secrets, tmp
-from pulumi_tandem.manifest.naming import HTTP_PORT, SPEC_DIR, Child, Head, Scope, digest
+from pulumi_tandem.manifest.naming import HTTP_PORT, SCALE_PORT, SPEC_DIR, Child, Head, Scope, digest
 from pulumi_tandem.manifest.setting import Gateway, Route, Setting
 
 KEYS_DIR = "/etc/tandem-keys"
@@ -36,6 +36,8 @@ def of_gateway(fleet: Fleet, scope: Scope, setting: Setting) -> list[Child]:
         ),
         Child(key="gateway-budget", manifest=_budget(scope, labels)),
     ]
+    if fleet.gateway.scaling is not None:
+        children.append(Child(key="scale-service", manifest=_scale_service(scope, labels)))
     if setting.gateway.is_scaled:
         children.append(Child(key="gateway-scaling", manifest=_scaling(scope, labels, setting.gateway)))
     if setting.gateway.route is not None:
@@ -53,6 +55,16 @@ def _service(scope: Scope, labels: dict[str, str], gateway: Gateway) -> dict[str
         "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
     }
     return head.manifest(scope, spec=spec)
+
+
+def _scale_service(scope: Scope, labels: dict[str, str]) -> dict[str, Any]:
+    """Where autoscalers ask, and gateways each other: not the Service for clients, which may be public."""
+    spec = {
+        "clusterIP": "None",
+        "selector": scope.selector("gateway"),
+        "ports": [{"name": "scale", "port": SCALE_PORT, "targetPort": SCALE_PORT}],
+    }
+    return Head(api="v1", kind="Service", name=scope.of("scale"), labels=labels).manifest(scope, spec=spec)
 
 
 def _deployment(fleet: Fleet, scope: Scope, setting: Setting, config: str) -> dict[str, Any]:
@@ -73,7 +85,7 @@ def _deployment(fleet: Fleet, scope: Scope, setting: Setting, config: str) -> di
         # A stream may run as long as a request may; nothing of it is cut by a roll-out.
         "terminationGracePeriodSeconds": math.ceil(fleet.gateway.request_timeout_s + GRACE_MARGIN_S),
         "topologySpreadConstraints": [spread],
-        "containers": [_container(setting)],
+        "containers": [_container(setting, is_asked=fleet.gateway.scaling is not None)],
         "volumes": volumes,
         **pull_secrets(setting),
     }
@@ -94,13 +106,18 @@ def _deployment(fleet: Fleet, scope: Scope, setting: Setting, config: str) -> di
     return head.manifest(scope, spec=spec)
 
 
-def _container(setting: Setting) -> dict[str, Any]:
+def _container(setting: Setting, *, is_asked: bool) -> dict[str, Any]:
+    """`is_asked`: whether autoscalers want figures."""
     gateway = setting.gateway
     args = ["gateway", "--spec", f"{SPEC_DIR}/gateway.json", "--kubernetes", "--listen", f"0.0.0.0:{HTTP_PORT}"]
     mounts: list[dict[str, Any]] = [
         {"name": "spec", "mountPath": SPEC_DIR, "readOnly": True},
         TMP_MOUNT,
     ]
+    ports = {"http": HTTP_PORT}
+    if is_asked:
+        args += ["--scale-listen", f"0.0.0.0:{SCALE_PORT}"]
+        ports["scale"] = SCALE_PORT
     if gateway.keys_secret is not None:
         args += ["--api-keys-file", f"{KEYS_DIR}/keys"]
         mounts.append({"name": "keys", "mountPath": KEYS_DIR, "readOnly": True})
@@ -117,7 +134,7 @@ def _container(setting: Setting) -> dict[str, Any]:
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             HOME,
         ],
-        "ports": [{"name": "http", "containerPort": HTTP_PORT}],
+        "ports": [{"name": name, "containerPort": number} for name, number in ports.items()],
         "resources": {
             "requests": {"cpu": gateway.cpu_request, "memory": gateway.memory_request},
             "limits": {"memory": gateway.memory_limit},

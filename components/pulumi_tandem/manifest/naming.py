@@ -12,6 +12,8 @@ PREFIX = "tandem.serving/"
 SPEC_DIR = "/etc/tandem"
 HTTP_PORT = 8080
 """Of the gateway's pods."""
+SCALE_PORT = 8081
+"""Of the same pods: figures, for autoscalers and for each other."""
 
 
 def digest(text: str, digits: int = 8) -> str:

@@ -5,12 +5,12 @@ A cluster without a controller that enforces NetworkPolicies takes them and lets
 
 from typing import Any
 
-from pulumi_tandem.manifest.naming import HTTP_PORT, PREFIX, Child, Head, Scope
+from pulumi_tandem.manifest.naming import HTTP_PORT, PREFIX, SCALE_PORT, Child, Head, Scope
 from pulumi_tandem.manifest.worker_pod import PORT_STEP, PORTS
 from pulumi_tandem.resolve import Resolved
 
 SCRAPER = {f"{PREFIX}scrapes": "allowed"}
-"""Label of namespaces whose pods may read the metrics of agents: monitoring."""
+"""Label of namespaces whose pods may read the metrics of agents and the figures of gateways: monitoring, KEDA."""
 _DNS = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
 _HTTPS = {"ports": [{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 6443}]}
 """The API server, a model hub, an object storage: none of them is a pod with a label."""
@@ -38,8 +38,11 @@ def of_network(resolved: Resolved, scope: Scope) -> list[Child]:
         _policy(
             scope,
             "gateway",
-            ingress=[{"ports": [{"protocol": "TCP", "port": HTTP_PORT}]}],
-            egress=[{"to": [workers]}, _DNS, _HTTPS],
+            ingress=[
+                {"ports": [{"protocol": "TCP", "port": HTTP_PORT}]},
+                {"from": [gateways, scrapers], "ports": [{"protocol": "TCP", "port": SCALE_PORT}]},
+            ],
+            egress=[{"to": [workers, gateways]}, _DNS, _HTTPS],
         ),
         _policy(scope, "prover", ingress=[], egress=[{"to": [workers, gateways]}, _DNS, _HTTPS]),
     ]

@@ -27,7 +27,8 @@ class Workload(BaseModel):
     pool: str
     workers: int
     """As declared; an autoscaled service starts with as many as the serving generation has, where those are more."""
-    autoscaled: bool
+    workers_max: int | None
+    """Most that an autoscaler may make; `workers` where there is none, None where nobody says."""
     kv_ports: dict[str, dict[str, int]]
     """Pool to run to its first port, of those over which KV moves: what a proof that failed looks at."""
 

@@ -1,32 +1,43 @@
 """What moves the number of workers: KEDA on the gateways' own figures, or the cluster's plain autoscaler.
 
-Both read two figures of a service: how many seconds of prompts wait for prefill, and which share of its KV the decode
-pool has in use. A pool's wanted size is its size times figure over target; it shrinks after five quiet minutes, and by
-draining: a pod that is deleted finishes what it serves.
+Both read what the gateways tell of a service: how many seconds of prompts wait for prefill, which share of its KV the
+decode pool has in use, and which of its places for answers. A pool's wanted size is its size times figure over target.
+Where the declaration has a ratio, each pool also follows the fewest workers that it takes beside the other one. It
+shrinks after five quiet minutes, and by draining: a pod that is deleted finishes what it serves.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pulumi_tandem.declare import Autoscaler
-from pulumi_tandem.manifest.naming import Child, Head, Scope
+from pulumi_tandem.lower import Fleet
+from pulumi_tandem.manifest.naming import SCALE_PORT, Child, Head, Scope
 from pulumi_tandem.manifest.prover import Workload
 from pulumi_tandem.manifest.setting import Setting
 from pulumi_tandem.resolve import Resolved, ResolvedPool
 
-BACKLOG_TARGET_S = 2.0
-"""Seconds of prompts that may wait, where no objective says how soon the first token must come."""
-BACKLOG_SHARE_OF_TTFT = 0.5
-"""Of the TTFT objective: the rest is prefill itself and the hand-off."""
-KV_TARGET = 0.8
-"""Above it vLLM's scheduler begins to preempt where answers are long."""
 POLL_S = 5
 QUIET_S = 300
 """Kubernetes' own default before it shrinks."""
 
 
-def of_scaling(resolved: Resolved, workloads: Sequence[Workload], scope: Scope, setting: Setting) -> list[Child]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """One autoscaler that is to be written."""
+
+    workload: Workload
+    workers_min: int
+    workers_max: int
+    figures: list[tuple[str, float]]
+    """Names with their targets."""
+    floor: str | None
+    """Name of the figure that is a number of workers; None: none."""
+
+
+def of_scaling(
+    resolved: Resolved, fleet: Fleet, workloads: Sequence[Workload], scope: Scope, setting: Setting
+) -> list[Child]:
     """An autoscaler for every pool that declares one; it starts when the generation is proved."""
     children: list[Child] = []
     for workload in workloads:
@@ -34,101 +45,82 @@ def of_scaling(resolved: Resolved, workloads: Sequence[Workload], scope: Scope, 
         scaler = pool.autoscalers[0] if pool.autoscalers else None
         if scaler is None or scaler.kind == "other":
             continue
-        make = _scaled_object if scaler.kind == "ScaledObject" else _plain
-        manifest = make(resolved, pool, scaler, workload, scope, setting)
+        assert workload.workers_max is not None, "what is scaled by us has a bound"
+        order = _Order(
+            workload=workload,
+            workers_min=max(1, scaler.workers_min),
+            workers_max=workload.workers_max,
+            figures=_figures(pool, fleet, paired=resolved.paired_pods),
+            floor=_floor(resolved, pool),
+        )
+        manifest = (_scaled_object if scaler.kind == "ScaledObject" else _plain)(order, scope, setting)
         children.append(Child(key=f"{workload.pool}-scaling", manifest=manifest, after=("proof", workload.pool)))
     return children
 
 
-def workers_max(resolved: Resolved, pool: ResolvedPool, scaler: Autoscaler) -> int:
-    """As declared, and never more than the machines that the node pool can have hold beside the other pools' minima."""
-    declared = scaler.workers_max or pool.workers
-    nodes = pool.nodes
-    if nodes is None or nodes.gpus_max is None or not pool.gpus_per_worker:
-        return declared
-    others = [other for other in resolved.pools if other is not pool and other.nodes and other.nodes.name == nodes.name]
-    taken = sum(other.gpus_per_worker * _workers_min(other) for other in others)
-    return max(1, min(declared, (nodes.gpus_max - taken) // pool.gpus_per_worker))
-
-
-def _workers_min(pool: ResolvedPool) -> int:
-    return pool.autoscalers[0].workers_min if pool.autoscalers else pool.workers
-
-
-def figures(resolved: Resolved, pool: ResolvedPool) -> list[tuple[str, float]]:
+def _figures(pool: ResolvedPool, fleet: Fleet, *, paired: bool) -> list[tuple[str, float]]:
     """Names in the gateways' `/scale` of what moves a pool, with the value that each should have."""
-    ttft_ms = resolved.objectives.ttft_ms if resolved.objectives else None
-    backlog_s = ttft_ms / 1000 * BACKLOG_SHARE_OF_TTFT if ttft_ms else BACKLOG_TARGET_S
-    prefill, decode = ("prefill_backlog_s", backlog_s), ("decode_kv_usage", KV_TARGET)
-    if resolved.paired_pods or (len(pool.phases) == 2 and pool.name not in {"prefill", "decode"}):
-        return [prefill, decode]
-    return [prefill if pool.phase == "prefill" else decode]
+    targets = fleet.gateway.scaling
+    assert targets is not None, "a service that is scaled has targets"
+    decode = [("decode_kv_usage", targets.decode_kv_usage), ("decode_slot_usage", targets.decode_slot_usage)]
+    if paired or pool.name not in {"prefill", "decode"}:
+        return [("backlog_s", targets.prefill_backlog_s), *decode]
+    return decode if pool.phase == "decode" else [("prefill_backlog_s", targets.prefill_backlog_s)]
 
 
-def _scaled_object(
-    resolved: Resolved, pool: ResolvedPool, scaler: Autoscaler, workload: Workload, scope: Scope, setting: Setting
-) -> dict[str, Any]:
-    triggers = [
-        _trigger(setting, f"services.{scope.service}.{name}", target, "Value")
-        for name, target in figures(resolved, pool)
-    ]
-    if resolved.prefill_per_decode is not None and not resolved.paired_pods and resolved.disaggregated:
-        # As many as the other pool's size demands: the two grow together, and neither shrinks below the ratio.
-        triggers.append(_trigger(setting, f"services.{scope.service}.{pool.phase}_workers_min", 1.0, "AverageValue"))
+def _floor(resolved: Resolved, pool: ResolvedPool) -> str | None:
+    """Name of the figure that says how many workers the other pool takes beside it; None where no ratio holds them."""
+    held = resolved.prefill_per_decode is not None and resolved.disaggregated and not resolved.paired_pods
+    return f"{pool.phase}_workers_min" if held else None
+
+
+def _scaled_object(order: _Order, scope: Scope, setting: Setting) -> dict[str, Any]:
+    url = setting.concat("http://", scope.of("scale"), ".", scope.namespace, f".svc:{SCALE_PORT}/scale")
+
+    def trigger(name: str, target: float, kind: str) -> dict[str, Any]:
+        where = {"url": url, "valueLocation": f"services.{scope.service}.{name}", "format": "json"}
+        return {"type": "metrics-api", "metricType": kind, "metadata": {**where, "targetValue": f"{target:g}"}}
+
+    triggers = [trigger(name, target, "Value") for name, target in order.figures]
+    if order.floor is not None:
+        triggers.append(trigger(order.floor, 1, "AverageValue"))
     spec = {
-        "scaleTargetRef": _target(workload),
-        "minReplicaCount": scaler.workers_min,
-        "maxReplicaCount": workers_max(resolved, pool, scaler),
+        "scaleTargetRef": _target(order.workload),
+        "minReplicaCount": order.workers_min,
+        "maxReplicaCount": order.workers_max,
         "pollingInterval": POLL_S,
-        "fallback": {"failureThreshold": 6, "replicas": pool.workers, "behavior": "currentReplicasIfHigher"},
+        # Without figures a pool stays as large as it is, or as it was declared where that is more.
+        "fallback": {
+            "failureThreshold": 6,
+            "replicas": min(order.workload.workers, order.workers_max),
+            "behavior": "currentReplicasIfHigher",
+        },
         "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior()}},
         "triggers": triggers,
     }
-    return _head(workload, scope, "keda.sh/v1alpha1", "ScaledObject").manifest(scope, spec=spec)
+    return _head(order.workload, scope, "keda.sh/v1alpha1", "ScaledObject").manifest(scope, spec=spec)
 
 
-def _trigger(setting: Setting, location: str, target: float, kind: str) -> dict[str, Any]:
-    return {
-        "type": "metrics-api",
-        "metricType": kind,
-        "metadata": {
-            "url": setting.scale_url,
-            "valueLocation": location,
-            "targetValue": f"{target:g}",
-            "format": "json",
-            # Every gateway sees its own requests only.
-            "aggregateFromKubeServiceEndpoints": "true",
-            "aggregationType": "max" if kind == "AverageValue" else "average",
-        },
-    }
+def _plain(order: _Order, scope: Scope, _: Setting) -> dict[str, Any]:
+    """For clusters without KEDA: external metrics, which an adapter of the cluster's reads off the gateways' own."""
 
+    def metric(figure: str, kind: str, target: str) -> dict[str, Any]:
+        labels = {"tandem_service": scope.service, "figure": figure}
+        found = {"name": "tandem_gateway_scale", "selector": {"matchLabels": labels}}
+        held = {"type": kind, kind[0].lower() + kind[1:]: target}
+        return {"type": "External", "external": {"metric": found, "target": held}}
 
-def _plain(
-    resolved: Resolved, pool: ResolvedPool, scaler: Autoscaler, workload: Workload, scope: Scope, _: Setting
-) -> dict[str, Any]:
-    """For clusters without KEDA: external metrics by the names that the gateways' Prometheus endpoint has."""
-    exported = {"prefill_backlog_s": "tandem_gateway_backlog_seconds", "decode_kv_usage": "tandem_gateway_kv_usage"}
-    metrics = [
-        {
-            "type": "External",
-            "external": {
-                "metric": {
-                    "name": exported[name],
-                    "selector": {"matchLabels": {"service": scope.service, "phase": name.partition("_")[0]}},
-                },
-                "target": {"type": "Value", "value": f"{math.ceil(target * 1000)}m"},
-            },
-        }
-        for name, target in figures(resolved, pool)
-    ]
+    metrics = [metric(name, "Value", f"{math.ceil(target * 1000)}m") for name, target in order.figures]
+    if order.floor is not None:
+        metrics.append(metric(order.floor, "AverageValue", "1"))
     spec = {
-        "scaleTargetRef": _target(workload),
-        "minReplicas": max(1, scaler.workers_min),
-        "maxReplicas": workers_max(resolved, pool, scaler),
+        "scaleTargetRef": _target(order.workload),
+        "minReplicas": order.workers_min,
+        "maxReplicas": order.workers_max,
         "behavior": _behavior(),
         "metrics": metrics,
     }
-    return _head(workload, scope, "autoscaling/v2", "HorizontalPodAutoscaler").manifest(scope, spec=spec)
+    return _head(order.workload, scope, "autoscaling/v2", "HorizontalPodAutoscaler").manifest(scope, spec=spec)
 
 
 def _target(workload: Workload) -> dict[str, str]:

@@ -3,6 +3,7 @@
 Values that only name things may be unknown until the update runs (a Pulumi output): they are passed on as they are.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -113,6 +114,10 @@ MODEL_DIR = "/model"
 """Where every worker finds weights that are mounted: engines hash the path, so it is one path on both sides."""
 
 
+def _concat(*words: str) -> str:
+    return "".join(words)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """Everything that is not the service's own."""
@@ -122,5 +127,5 @@ class Setting:
     gateway: Gateway = field(default_factory=Gateway)
     weights: Weights | None = None
     """Default: the engine fetches the model by name, or finds it in its image."""
-    scale_url: Name = ""
-    """Where autoscalers read: the gateway's Service with its namespace."""
+    concat: Callable[..., Name] = _concat
+    """Puts words and names together to one text; names may be unknown, so whoever knows them says how."""

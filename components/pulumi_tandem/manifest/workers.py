@@ -78,7 +78,7 @@ def _workload(resolved: Resolved, parts: Sequence[Part], scope: Scope, setting: 
             "worker-network",
             *(("weights",) if isinstance(setting.weights, Download) else ()),
         ),
-        ignored=("spec.replicas",) if parts[0].pool.autoscalers else (),
+        ignored=("spec.replicas",) if any(one.owns_workers for one in parts[0].pool.autoscalers) else (),
         timeout_s=resolved.grace.start_timeout_s + _arrival_s(parts),
     )
 

@@ -230,11 +230,16 @@ class Prover:
 
 
 def wanted_workers(order: ProofOrder, serving: Mapping[str, int]) -> dict[str, int]:
-    """How many workers each workload is to have: as declared, or as many as serve now where an autoscaler decides."""
-    return {
-        workload.name: max(workload.workers, serving.get(workload.pool, 0) if workload.autoscaled else 0)
-        for workload in order.workloads
-    }
+    """How many workers each workload is to have.
+
+    As declared; where an autoscaler decides, as many as serve now, if those are more and it may have them.
+    """
+    wanted: dict[str, int] = {}
+    for workload in order.workloads:
+        there = serving.get(workload.pool, 0)
+        may = there if workload.workers_max is None else min(there, workload.workers_max)
+        wanted[workload.name] = max(workload.workers, may)
+    return wanted
 
 
 def activated(state: ServiceState, generation: str) -> ServiceState:

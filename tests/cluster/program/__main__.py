@@ -27,6 +27,14 @@ def alone(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**manifest, "data": {"worker.json": json.dumps(spec)}}
 
 
+def impatient(manifest: dict[str, Any]) -> dict[str, Any]:
+    """An autoscaler that looks every second, and makes a pool smaller after some quiet seconds and not minutes."""
+    at_once = {"stabilizationWindowSeconds": 0, "policies": [{"type": "Pods", "value": 1, "periodSeconds": 5}]}
+    behavior = {"scaleUp": at_once, "scaleDown": at_once | {"stabilizationWindowSeconds": 5}}
+    spec = {"pollingInterval": 1, "advanced": {"horizontalPodAutoscalerConfig": {"behavior": behavior}}}
+    return {**manifest, "spec": manifest["spec"] | spec}
+
+
 FAULTS: dict[str, dict[str, Transform]] = {
     "alone": {"prefill-spec": alone},
     "kv ports closed": {"worker-network": without_kv_ports},
@@ -54,7 +62,10 @@ inference = kubernetes.Inference(
         weights=kubernetes.HostPath(path=changes["weights"]) if "weights" in changes else None,
         cluster=kubernetes.Access(kubeconfig=os.environ["TANDEM_CLUSTER_KUBECONFIG"], identifier="test"),
         namespace=os.environ["TANDEM_TEST_NAMESPACE"],
-        transforms=FAULTS.get(changes.get("fault", ""), {}),
+        transforms={
+            **FAULTS.get(changes.get("fault", ""), {}),
+            **{f"{name}-scaling": impatient for name in changes.get("impatient", ())},
+        },
     ),
 )
 

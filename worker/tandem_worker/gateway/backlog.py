@@ -33,6 +33,11 @@ class Meter:
         self._pass(now_s)
         return (self.pending + waiting) * self.busy_s / self.done if self.done else 0.0
 
+    def now(self, now_s: float) -> tuple[float, float, float]:
+        """`pending`, `done` and `busy_s` as they are by now."""
+        self._pass(now_s)
+        return self.pending, self.done, self.busy_s
+
     @property
     def rate(self) -> float:
         """Work per second while there is any, as last measured; 0 while none was."""

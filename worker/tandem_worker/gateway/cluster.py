@@ -14,7 +14,15 @@ from pydantic import ValidationError
 
 from tandem_worker.apiserver import ApiError, ApiServer, Expired
 from tandem_worker.contract import ServiceState, WorkerRecord
-from tandem_worker.gateway.slices import Address, Identity, addresses, ready_hosts, records, serving_generation
+from tandem_worker.gateway.slices import (
+    Address,
+    Identity,
+    addresses,
+    ready_at,
+    ready_hosts,
+    records,
+    serving_generation,
+)
 from tandem_worker.gateway.upstream import Upstream, UpstreamError
 from tandem_worker.gateway.watch import CONTRACTS_READ
 
@@ -70,6 +78,11 @@ class ClusterSource:
     def gateways(self) -> int:
         """How many gateways share the service's limits; one at least, which is this one."""
         return max(1, len(ready_hosts(self._of("gateway"))))
+
+    @property
+    def peers(self) -> list[tuple[str, int]]:
+        """Where the ready gateways, this one among them, tell what they know."""
+        return ready_at(self._of("gateway"), "scale")
 
     async def run(self, upstream: Upstream) -> None:
         """Watch until cancelled."""

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -24,6 +25,8 @@ from tandem_worker.gateway.fleet import Fleet
 from tandem_worker.gateway.keys import Keys, read_keys
 from tandem_worker.gateway.listener import Listener
 from tandem_worker.gateway.metrics import Metrics
+from tandem_worker.gateway.peers import Peers
+from tandem_worker.gateway.scale import figures
 from tandem_worker.gateway.server import TICK_S, Gateway
 from tandem_worker.gateway.silence import Limits
 from tandem_worker.gateway.upstream import Upstream
@@ -50,12 +53,13 @@ def main(argv: Sequence[str]) -> int:
         spec = _load_spec(options.spec)
         keys = read_keys(options.api_keys_file, options.proof_token_file)
         listener = _listener(options.listen, options.listen_fd)
+        scale = _scale_listener(spec, options.scale_listen)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"tandem-worker gateway: {error}\n")
         return EXIT_USAGE
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_until_signal(spec, keys, options.fleet_dir, listener))
+            return runner.run(_until_signal(spec, keys, options.fleet_dir, listener, scale))
         except ApiError as error:
             sys.stderr.write(f"tandem-worker gateway: {error}\n")
             return EXIT_USAGE
@@ -72,6 +76,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--listen", metavar="HOST:PORT", help="where to listen")
     where.add_argument("--listen-fd", type=int, help="an inherited listening socket")
+    parser.add_argument("--scale-listen", metavar="HOST:PORT", help="where autoscalers and other gateways read figures")
     parser.add_argument("--api-keys-file", type=Path, help="one API key a line; without it the door is open")
     parser.add_argument("--proof-token-file", type=Path, help="the token that proofs address workers with")
     return parser.parse_args(argv)
@@ -97,22 +102,35 @@ def _listener(listen: str | None, listen_fd: int | None) -> socket.socket:
         return socket.socket(fileno=listen_fd)
     host, _, port = (listen or "").rpartition(":")
     if not port.isdigit():
-        msg = f"--listen {listen!r} is not HOST:PORT"
+        msg = f"{listen!r} is not HOST:PORT, as an address to listen at must be"
         raise ValueError(msg)
     return socket.create_server((host.strip("[]"), int(port)), backlog=1024, reuse_port=False)
 
 
-async def _until_signal(spec: GatewaySpec, keys: Keys, fleet_dir: Path | None, listener: socket.socket) -> int:
+def _scale_listener(spec: GatewaySpec, listen: str | None) -> socket.socket | None:
+    """Raises: OSError when the address is taken, ValueError when it is none, or there is nothing to serve there."""
+    if listen is None:
+        return None
+    if spec.scaling is None:
+        msg = f"--scale-listen {listen!r}: the gateway spec has no `scaling`, so there are no figures to serve"
+        raise ValueError(msg)
+    return _listener(listen, None)
+
+
+async def _until_signal(
+    spec: GatewaySpec, keys: Keys, fleet_dir: Path | None, listener: socket.socket, scale: socket.socket | None
+) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if fleet_dir is not None:
-        await serve(spec, keys, FolderSource(fleet_dir, spec.service), listener, stop)
+        await serve(spec, keys, FolderSource(fleet_dir, spec.service), listener, stop, scale)
         return 0
     async with ApiServer.in_cluster() as api:
         source = ClusterSource(api, spec.service, loop.time)
-        await serve(spec, replace(keys, proof_digest=lambda: source.proof_digest), source, listener, stop)
+        keys = replace(keys, proof_digest=lambda: source.proof_digest)
+        await serve(spec, keys, source, listener, stop, scale)
     return 0
 
 
@@ -122,8 +140,9 @@ async def serve(
     source: Source,
     listener: socket.socket,
     stop: asyncio.Event,
+    scale: socket.socket | None = None,
 ) -> None:
-    """Serve on a listening socket until `stop` is set and everything under way is done."""
+    """Serve on a listening socket until `stop` is set and everything under way is done; at `scale`, autoscalers."""
     loop = asyncio.get_running_loop()
     fleet, upstream = Fleet(), Upstream(loop)
     shared = Shared(
@@ -141,7 +160,12 @@ async def serve(
     watcher.refresh()
     server = Listener(gateway.handle)
     accepting = await loop.create_server(server, sock=listener, backlog=1024)
-    work = (source.run(upstream), watcher.run(), _tick(gateway, source))
+    work = [source.run(upstream), watcher.run(), _tick(gateway, source)]
+    if scale is not None:
+        name = os.urandom(8).hex()
+        peers = Peers(spec, lambda: figures(name, fleet, loop.time()), lambda: source.peers, upstream)
+        gateway.scale = peers.scale
+        work.append(_tell_autoscalers(peers, scale))
     chores = [asyncio.create_task(chore) for chore in work]
     log.info("serving %s on %s", spec.service, listener.getsockname())
     await stop.wait()
@@ -160,6 +184,16 @@ async def serve(
     for chore in chores:
         chore.cancel()
     upstream.close()
+
+
+async def _tell_autoscalers(peers: Peers, at: socket.socket) -> None:
+    """Serve figures until cancelled: while this gateway drains, too, since what it has under way is load."""
+    listener = Listener(peers.handle)
+    accepting = await asyncio.get_running_loop().create_server(listener, sock=at, backlog=64)
+    try:
+        await accepting.serve_forever()
+    finally:
+        await listener.shutdown(0)
 
 
 async def _tick(gateway: Gateway, source: Source) -> None:

@@ -1,7 +1,7 @@
 """Counts and times of the gateway: for `/metrics` as Prometheus text, for `/fleet` as numbers."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily
@@ -111,6 +111,13 @@ class Metrics(Collector):
             "tandem_gateway_backlog_seconds", "Work waiting for a phase", ("phase",), registry=self._registry
         )
 
+        self._scale = Gauge(
+            "tandem_gateway_scale",
+            "What autoscalers follow, over all gateways of the service; only where it declares any",
+            ("tandem_service", "figure"),
+            registry=self._registry,
+        )
+
     def count(self, what: str, by: int = 1) -> None:
         """Count an event of `COUNTED`."""
         self.counts[what] += by
@@ -147,6 +154,11 @@ class Metrics(Collector):
         if tpot_s is not None:
             self.tpot.add(tpot_s)
             self._tpot_s.observe(tpot_s)
+
+    def scaled(self, service: str, scale: Mapping[str, float]) -> None:
+        """The figures of a service that autoscalers follow, by their names."""
+        for figure, number in scale.items():
+            self._scale.labels(service, figure).set(number)
 
     def render(self, gauges: dict[str, float], backlog_s: dict[str, float], phases: dict[str, float]) -> bytes:
         """The Prometheus text, with the gauges as they stand now; the last two are by phase."""

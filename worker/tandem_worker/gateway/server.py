@@ -4,6 +4,8 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import HttpVersion11, web
@@ -19,6 +21,9 @@ from tandem_worker.gateway.pair import Ask, Pinned, can_serve
 from tandem_worker.gateway.prefix import Prompt, prompt_of
 from tandem_worker.gateway.request import ANY_WORKER, GENERATING, NOT_SERVED, ClientRequest, read_request
 from tandem_worker.gateway.upstream import UpstreamError
+
+if TYPE_CHECKING:
+    from tandem_worker.gateway.scale import Scale
 
 log = logging.getLogger("tandem.gateway")
 
@@ -105,6 +110,8 @@ class Gateway:
         self.shared = shared
         self.keys = keys
         self.queue = Queue(spec.requests_running_max, spec.requests_waiting_max)
+        self.scale: Callable[[], Awaitable[Scale]] | None = None
+        """The service's figures for autoscalers; None where it has none."""
         self.draining = False
         self.running: set[Serving] = set()
         self._admitted: dict[int, asyncio.Future[None]] = {}
@@ -244,6 +251,8 @@ class Gateway:
             "prefill": fleet.meters["prefill"].seconds(now_s),
             "decode": fleet.meters["decode"].seconds(now_s, waiting=len(self.queue.waiting)),
         }
+        if self.scale is not None:
+            self.shared.metrics.scaled(self.spec.service, asdict(await self.scale()))
         body = self.shared.metrics.render(gauges, backlog_s, phases)
         return web.Response(body=body, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
 

@@ -67,6 +67,17 @@ def ready_hosts(slices: Iterable[Mapping[str, Any]]) -> set[str]:
     }
 
 
+def ready_at(slices: Iterable[Mapping[str, Any]], port: str) -> list[tuple[str, int]]:
+    """Address and number of that port of every endpoint that is ready."""
+    return [
+        (host, number)
+        for one in slices
+        for number in (each.get("port") for each in one.get("ports") or () if each.get("name") == port)
+        if number
+        for host in sorted(ready_hosts([one]))
+    ]
+
+
 def records(found: Mapping[Address, bool], identities: Mapping[Address, Identity], service: str) -> list[WorkerRecord]:
     """The workers that are known by address and by name; another service's are not ours, whatever the labels say."""
     return [

@@ -6,7 +6,7 @@ be read as what it should be is reported once and the last good content stays.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -40,6 +40,7 @@ class FolderSource:
 
     gateways = 1
     """A fleet folder is one gateway's."""
+    peers: Sequence[tuple[str, int]] = ()
 
     async def run(self, upstream: Upstream) -> None:
         """Nothing: the files are looked at when they are read."""
@@ -95,6 +96,11 @@ class Source(Protocol):
     @property
     def gateways(self) -> int:
         """How many gateways share the service's limits."""
+        ...
+
+    @property
+    def peers(self) -> Sequence[tuple[str, int]]:
+        """Where the gateways of the service tell autoscalers what they know."""
         ...
 
     def read(self) -> tuple[list[WorkerRecord], str | None]:

@@ -1,0 +1,99 @@
+"""KEDA moves both pools of a service by what its gateways tell, and no request is lost on the way up or down.
+
+The tests are one story: each begins where the one before has left the stack.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import pulumi_tandem as tandem
+from pulumi_tandem.manifest import Images, Setting
+from steps import keda
+from tests.builders import llama_flexible
+from tests.cluster.api import Namespace, until
+from tests.cluster.bringup import added, built
+from tests.cluster.service import STACK, InCluster
+from tests.manifest.test_manifests import SHAPES, made
+from tests.serving.load import Answer, steady, undisturbed
+
+POOLS = ("prefill", "decode")
+TOKENS = 40
+CLIENTS = 24
+"""With two seconds of reading for every five, and four seconds of writing in eight places, one worker each is short."""
+SCALED: dict[str, Any] = {
+    "prefill": {
+        "autoscalers": [{"workers_max": 2}],
+        "extra_args": ["--fake-prefill-ms", "400", "--fake-one-prefill"],
+    },
+    "decode": {"autoscalers": [{"workers_max": 2}], "extra_args": ["--fake-step-ms", "100"]},
+    "impatient": POOLS,
+}
+NEXT: dict[str, Any] = {**SCALED, "service": {"served_names": ["SmolLM2-135M-Instruct", "second"]}}
+
+
+@pytest.fixture(scope="module")
+def service(
+    cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[InCluster]:
+    built(keda.STEP.name)
+    with added("keda"):
+        made = InCluster(tmp_path_factory.mktemp("scaling") / "project", cluster_kubeconfig, namespace())
+        up = made.up(**SCALED)
+        assert up.returncode == 0, up.stdout
+        yield made
+        made.run("destroy", "--stack", STACK, "--yes", "--skip-preview", **NEXT)
+
+
+@pytest.fixture(scope="module")
+def expected(service: InCluster) -> dict[str, Answer]:
+    return asyncio.run(undisturbed(service.url, TOKENS))
+
+
+SERVICES: dict[str, Callable[[], tandem.Service]] = {
+    "separate": SHAPES["scaled"],
+    "flexible": lambda: llama_flexible({"autoscalers": (tandem.Autoscaler(workers_max=6),)}),
+}
+
+
+@pytest.mark.parametrize("shape", SERVICES)
+def test_an_api_server_that_knows_keda_takes_every_autoscaler(shape: str, service: InCluster) -> None:
+    place = service.namespace
+    setting = Setting(images=Images(worker="worker:1", gateway="gateway:1"), namespace=place.name)
+    objects = [child.manifest for child in made(SERVICES[shape](), setting).children]
+    scaled = [one for one in objects if one["kind"] == "ScaledObject"]
+    assert scaled
+    for one in scaled:
+        query = "scaledobjects?dryRun=All&fieldValidation=Strict"
+        status, answer = place.call("POST", f"apis/{one['apiVersion']}", query, one)
+        assert status == 201, answer
+
+
+def sizes(service: InCluster) -> dict[str, int]:
+    """Ready workers of each pool."""
+    return {pool: len(service.workers(pool)) for pool in POOLS}
+
+
+def test_both_pools_grow_under_load_and_the_next_generation_begins_as_large_and_shrinks_when_it_is_quiet(
+    service: InCluster, expected: dict[str, Answer]
+) -> None:
+    assert sizes(service) == {"prefill": 1, "decode": 1}
+
+    async def run() -> None:
+        async with steady(service.url, expected, clients=CLIENTS, max_tokens=TOKENS) as load:
+            await asyncio.to_thread(until, lambda: sizes(service) == {"prefill": 2, "decode": 2})
+            preview = await asyncio.to_thread(service.run, "preview", "--stack", STACK, "--expect-no-changes", **SCALED)
+            assert preview.returncode == 0, preview.stdout
+            up = await asyncio.to_thread(service.up, **NEXT)
+            assert up.returncode == 0, up.stdout
+            await load.answered(10)
+        async with steady(service.url, expected, clients=1, max_tokens=TOKENS) as load:
+            await asyncio.to_thread(until, lambda: sizes(service) == {"prefill": 1, "decode": 1})
+            await load.answered(3)
+
+    asyncio.run(run())
+    evidence = service.outputs()["evidence"]
+    for pool in POOLS:
+        assert len({pair[pool] for pair in evidence["pairs"]}) == 2, "the next generation was proved with fewer workers"
