@@ -4,6 +4,8 @@ import argparse
 import json
 import os
 import platform
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -47,7 +49,7 @@ class Scale:
     rounds: int
 
 
-FULL = Scale(nodes=1000, services=50, fleets=(2, 100, 1000), previews=(1, 10, 25, 50), rounds=3)
+FULL = Scale(nodes=1000, services=50, fleets=(2, 100, 1000), previews=(1, 10, 25, 50), rounds=5)
 QUICK = Scale(nodes=6, services=2, fleets=(2, 6), previews=(1, 3), rounds=1)
 
 
@@ -57,7 +59,7 @@ class NoCluster(Exception):
 
 @contextmanager
 def cluster() -> Iterator[Path]:
-    """The kubeconfig of a cluster with KWOK; one that did not run before is gone afterwards.
+    """The kubeconfig of a cluster with KWOK; what of it did not run before is gone afterwards.
 
     Raises: NoCluster.
     """
@@ -68,8 +70,7 @@ def cluster() -> Iterator[Path]:
             raise NoCluster
         yield KUBECONFIG
     finally:
-        if not was_running:
-            _tool("-m", "cluster", "down")
+        _tool("-m", "cluster", "down", *(("--with", "kwok") if was_running else ()))
 
 
 def _tool(*words: str) -> int:
@@ -86,10 +87,10 @@ def machine() -> str:
 def _measure(scale: Scale, tell: Callable[[str], None]) -> tuple[list[Discovery], list[Preview]]:
     with tempfile.TemporaryDirectory(prefix="tandem-scale-") as name:
         folder = Path(name)
-        previews = measure_previews(folder, scale.previews, scale.rounds, tell)
         with cluster() as kubeconfig, factory(Api(str(kubeconfig)), scale.nodes, scale.services, tell) as made:
             found = measure_discovery(made, kubeconfig=kubeconfig, folder=folder, sizes=scale.fleets, tell=tell)
             discoveries = list(found)
+        previews = measure_previews(folder, scale.previews, scale.rounds, tell)
     return discoveries, previews
 
 
@@ -118,7 +119,7 @@ def _of_preview(found: Sequence[Preview]) -> Table:
         table.add_row(
             str(services),
             *(f"{took[way]:.1f}" for way in (COMPONENT, BY_HAND)),
-            f"{took[COMPONENT] / took[BY_HAND]:.2f} ({min(rounds):.2f} to {max(rounds):.2f})",
+            f"{statistics.median(rounds):.2f} ({min(rounds):.2f} to {max(rounds):.2f})",
             f"{cpu[COMPONENT] / cpu[BY_HAND]:.2f}",
         )
     return table
@@ -139,6 +140,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few of everything: shows that it works, not how well")
     parser.add_argument("--json", action="store_true", help="prints every number as JSON, and nothing else")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was made is taken away first
     scale = QUICK if options.quick else FULL
     progress, load_before = Console(stderr=True, width=120), os.getloadavg()[0]
     try:

@@ -12,11 +12,12 @@ from tests.cluster.bringup import run_tool
 
 
 @pytest.fixture(scope="module")
-def kwok(api: Api) -> Api:
-    """An API server beside which KWOK runs; it ends with the cluster."""
+def kwok(api: Api) -> Iterator[Api]:
+    """An API server beside which KWOK runs."""
     assert run_tool("tools/bootstrap.py", "--only", "kwok") == 0
     assert run_tool("-m", "cluster", "up", "--with", "kwok") == 0
-    return api
+    yield api
+    assert run_tool("-m", "cluster", "down", "--with", "kwok") == 0
 
 
 @pytest.fixture

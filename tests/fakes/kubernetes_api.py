@@ -27,6 +27,8 @@ class FakeKubernetes:
         self.list_fault: Handler | None = None
         self.watch_fault: Handler | None = None
         self._version = 1
+        self._told: list[tuple[int, str, bytes]] = []
+        """Version, kind and line of every change."""
         self._watching: dict[asyncio.Queue[bytes | None], str] = {}
 
     def put(self, kind: str, name: str, **content: Any) -> None:
@@ -69,6 +71,10 @@ class FakeKubernetes:
         response = web.StreamResponse()
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._watching[queue] = kind
+        since = int(request.query["resourceVersion"])
+        for version, told, line in self._told:
+            if told == kind and version > since:  # changed between the list and the watch
+                queue.put_nowait(line)
         try:
             await response.prepare(request)
             while (line := await queue.get()) is not None:
@@ -78,9 +84,11 @@ class FakeKubernetes:
         return response
 
     def _tell(self, kind: str, event: str, item: dict[str, Any]) -> None:
+        line = json.dumps({"type": event, "object": item}).encode() + b"\n"
+        self._told.append((self._version, kind, line))
         for queue, watched in self._watching.items():
             if watched == kind:
-                queue.put_nowait(json.dumps({"type": event, "object": item}).encode() + b"\n")
+                queue.put_nowait(line)
 
 
 def answers(text: str, content_type: str = "application/json", status: int = 200) -> Handler:

@@ -50,12 +50,13 @@ def add_bridge(node: Node, run: Run) -> None:
 
 
 def add_chain(run: Run, table: str, builtin: str, rules: tuple[tuple[str, ...], ...], name: str = CHAIN) -> None:
-    """A chain of these rules, which a built-in one jumps to first; nothing where it is there."""
-    if run.attempt("iptables", "-w", "-t", table, "-n", "-L", name)[0] == 0:
-        return
-    words = (("-N", name), *(("-A", name, *rule) for rule in rules), ("-I", builtin, "1", "-j", name))
-    for rule in words:
-        run("iptables", "-w", "-t", table, *rule, why=f"add the rules of {name} to {table}")
+    """A chain of exactly these rules, whoever may have left others in it; a built-in one jumps to it first."""
+    chain = ("iptables", "-w", "-t", table)
+    run.attempt(*chain, "-N", name)
+    for words in (("-F", name), *(("-A", name, *rule) for rule in rules)):
+        run(*chain, *words, why=f"set the rules of {name} in {table}")
+    if run.attempt(*chain, "-C", builtin, "-j", name)[0]:
+        run(*chain, "-I", builtin, "1", "-j", name, why=f"let {builtin} jump to {name}")
 
 
 def remove_chain(run: Run, table: str, builtin: str, name: str = CHAIN) -> None:
