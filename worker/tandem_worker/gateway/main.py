@@ -9,7 +9,6 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 
 import uvloop
@@ -17,7 +16,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from tandem_worker.apiserver import ApiError, ApiServer
-from tandem_worker.contract import GatewaySpec
+from tandem_worker.contract import GatewaySpec, why_apart
 from tandem_worker.gateway.cluster import ClusterSource
 from tandem_worker.gateway.drain import Drain, Leaving
 from tandem_worker.gateway.front import Front
@@ -46,8 +45,7 @@ def main(argv: Sequence[str]) -> int:
     gc.set_threshold(*GC_THRESHOLDS)
     try:
         specs = [_load_spec(path) for path in options.spec]
-        _refuse_shared_names(specs)
-        _refuse_missing_folders(specs, options.fleet_dir)
+        _refuse(specs, options.fleet_dir)
         keys = read_keys(options.api_keys_file, options.proof_token_file)
         listener = _listener(options.listen, options.listen_fd)
         scale = _scale_listener(specs, options.scale_listen)
@@ -97,22 +95,10 @@ def _load_spec(path: Path) -> GatewaySpec:
     return spec
 
 
-def _refuse_shared_names(specs: Sequence[GatewaySpec]) -> None:
-    """Raises: ValueError when a request would not say whose it is."""
-    for one, other in combinations(specs, 2):
-        if one.service == other.service:
-            msg = f"two --spec are of the service {one.service!r}; name each service once"
-            raise ValueError(msg)
-        if shared := sorted(set(one.served_names) & set(other.served_names)):
-            msg = (
-                f"the services {one.service!r} and {other.service!r} both serve the model {shared[0]!r}, so a request "
-                "for it would not say whose it is; give them different `served_names`"
-            )
-            raise ValueError(msg)
-
-
-def _refuse_missing_folders(specs: Sequence[GatewaySpec], fleet_dirs: Sequence[Path] | None) -> None:
-    """Raises: ValueError when not every spec has its folder."""
+def _refuse(specs: Sequence[GatewaySpec], fleet_dirs: Sequence[Path] | None) -> None:
+    """Raises: ValueError when the services cannot share a door, or not each has its folder."""
+    if why := why_apart(specs):
+        raise ValueError(why)
     if fleet_dirs is not None and len(fleet_dirs) != len(specs):
         msg = f"there are {len(specs)} --spec and {len(fleet_dirs)} --fleet-dir; give one for each, in the same order"
         raise ValueError(msg)
