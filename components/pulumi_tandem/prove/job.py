@@ -185,7 +185,8 @@ class Prover:
         ) as session:
             while True:
                 hosts = await self._gateways()
-                seen = [await _fleet(session, f"http://{_host(host)}:{HTTP_PORT}") for host in hosts]
+                fleet_of = f":{HTTP_PORT}/fleet?service={self.order.service}"
+                seen = [await _fleet(session, f"http://{_host(host)}{fleet_of}") for host in hosts]
                 late = [
                     fleet
                     for fleet in seen
@@ -272,7 +273,7 @@ async def _identity(
 
 async def _fleet(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     try:
-        async with session.get(f"{url}/fleet") as response:
+        async with session.get(url) as response:
             return await response.json()
     except (aiohttp.ClientError, TimeoutError, json.JSONDecodeError):
         return {}
