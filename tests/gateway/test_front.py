@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tandem_worker.contract import GatewaySpec
 from tandem_worker.gateway.hosted import Hosted
 from tandem_worker.gateway.keys import Keys
-from tandem_worker.gateway.main import EXIT_USAGE, serve
+from tandem_worker.gateway.main import EXIT_BROKEN, EXIT_USAGE, serve
+from tandem_worker.gateway.upstream import Upstream
 from tandem_worker.gateway.watch import FolderSource
 from tests.fakes.agent import FakeFleet
 from tests.gateway.door import parse_events, until
@@ -38,7 +39,7 @@ class Front:
     session: aiohttp.ClientSession
     fleets: dict[str, FakeFleet]
     stop: asyncio.Event
-    served: "asyncio.Task[None]"
+    served: "asyncio.Task[int]"
     scale_url: str
 
     async def get(self, path: str, **headers: str) -> tuple[int, Any]:
@@ -313,3 +314,38 @@ async def test_services_that_cannot_share_a_door_are_refused_at_the_start(
     _, told = await gateway.communicate()
     assert gateway.returncode == EXIT_USAGE
     assert told.decode() == f"tandem-worker gateway: {says}\n"
+
+
+class Blind(FolderSource):
+    """Loses sight of its fleet once told, by a fault of its own."""
+
+    def __init__(self, folder: Path, service: str, told: asyncio.Event) -> None:
+        super().__init__(folder, service)
+        self._told = told
+
+    async def run(self, upstream: Upstream) -> None:
+        del upstream
+        await self._told.wait()
+        raise RuntimeError("a fault of the gateway's own")
+
+
+async def test_a_gateway_that_lost_sight_of_its_fleet_finishes_what_runs_and_leaves_with_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that the kubelet starts another one, instead of a door that serves an ever older picture."""
+    async with FakeFleet(tmp_path, served_names=SERVICES["chat"]) as fleet, aiohttp.ClientSession() as session:
+        told, listener = asyncio.Event(), listening()
+        hosted = Hosted(spec("chat"), Keys(), Blind(fleet.folder, "chat", told))
+        served = asyncio.create_task(serve([hosted], listener, asyncio.Event()))
+        gate = Front(url_of(listener), session, {"chat": fleet}, asyncio.Event(), served, "")
+        while (await gate.get("/health"))[0] != 200:  # noqa: ASYNC110 - asked over HTTP, as operators do
+            await asyncio.sleep(0.01)
+        fleet.engine("decode-0").fail("gate", phase="decode")
+        running = asyncio.create_task(gate.post(asks("small")))
+        await until(lambda: fleet.engine("decode-0").faults.waiting)
+        told.set()
+        await until(lambda: "a fault of the gateway's own" in caplog.text)
+        fleet.engine("decode-0").release()
+        assert (await running)[0] == 200
+        await session.close()
+        assert await served == EXIT_BROKEN
