@@ -55,8 +55,10 @@ class Front:
         return await chosen.handle(request)
 
     async def _models(self, _request: web.BaseRequest, gateways: Sequence[Gateway]) -> Answer:
-        models = {model["id"]: model for one in reversed(gateways) for model in reversed(one.models())}
-        return json_answer({"object": "list", "data": list(reversed(models.values()))})
+        models: dict[object, dict[str, object]] = {}
+        for model in (each for one in gateways for each in one.models()):
+            models.setdefault(model["id"], model)
+        return json_answer({"object": "list", "data": list(models.values())})
 
     async def _fleet(self, request: web.BaseRequest, gateways: Sequence[Gateway]) -> Answer:
         """Of every service; with `?service=NAME` of that one, as its own gateways answer."""
