@@ -61,6 +61,7 @@ inference = kubernetes.Inference(
     kubernetes.InferenceArgs(
         service=chat,
         images=images,
+        gateway=kubernetes.Gateway(keys_secret=changes.get("keys_secret")),
         weights=kubernetes.HostPath(path=changes["weights"]) if "weights" in changes else None,
         cluster=cluster,
         namespace=os.environ["TANDEM_TEST_NAMESPACE"],
