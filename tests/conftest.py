@@ -19,6 +19,7 @@ NEEDS = {
     "agent/test_tree.py": "processes",
     "gateway/test_cluster.py": "processes",
     "gateway/test_faults.py": "processes",
+    "gateway/test_front.py": "processes",
     "gateway/test_front_door.py": "processes",
     "gateway/test_peers.py": "processes",
     "fakes/test_engine.py": "processes",

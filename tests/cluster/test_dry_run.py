@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 import pulumi_tandem as tandem
-from pulumi_tandem.manifest import HostPath, Images, Setting
-from tests.builders import llama_flexible, llama_pair
+from pulumi_tandem.manifest import Gateway, HostPath, Images, Route, Setting, front
+from tests.builders import laptop_pair, llama_flexible, llama_pair
 from tests.cluster.api import CORE, Api, Namespace
 from tests.examples.test_cluster_stacks import BYO, OWN, registered
 from tests.examples.test_cluster_stacks import IMAGES as STACK_IMAGES
@@ -41,6 +41,17 @@ def restricted(namespace: Callable[..., Namespace]) -> Namespace:
 def test_a_real_api_server_takes_every_object(shape: str, restricted: Namespace, api: Api) -> None:
     of = made(EVERY[shape](), Setting(images=IMAGES, namespace=restricted.name))
     assert refused(api, restricted, [child.manifest for child in of.children]) == []
+
+
+def test_a_real_api_server_takes_every_object_of_a_front(restricted: Namespace, api: Api) -> None:
+    route = Gateway(replicas_max=4, keys_secret="keys", route=Route(host="models.example.com"))
+    services = [laptop_pair(name=name, served_names=(name,)) for name in ("chat", "code")]
+    setting = Setting(images=IMAGES, namespace=restricted.name, gateway=route)
+    of = front("models", [made(one).gateway for one in services], setting)
+    assert refused(api, restricted, [child.manifest for child in of]) == []
+    (template,) = [child.manifest["spec"]["template"] for child in of if child.key == "front"]
+    status, answer = ask_for(restricted, template)
+    assert status == 201, answer
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import signal
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +22,7 @@ FIRST: dict[str, Any] = {}
 SECOND: dict[str, Any] = {"service": {"served_names": ["SmolLM2-135M-Instruct", "second"]}}
 THIRD: dict[str, Any] = {"service": {"served_names": ["SmolLM2-135M-Instruct", "third"]}}
 ALONE: dict[str, Any] = {"fault": "alone"}
+KEYED: dict[str, Any] = {"service": {"served_names": ["SmolLM2-135M-Instruct", "fourth"]}, "keys_secret": "keys"}
 TOO_FAST: dict[str, Any] = {"transfer": {"kv_gb_per_s_min": 1e9}}
 
 
@@ -40,10 +42,10 @@ def expected(service: InCluster) -> dict[str, Answer]:
     return asyncio.run(undisturbed(service.url))
 
 
-def ask(service: InCluster, model: str = "SmolLM2-135M-Instruct") -> dict[str, Any]:
+def ask(service: InCluster, model: str = "SmolLM2-135M-Instruct", **headers: str) -> dict[str, Any]:
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
     request = urllib.request.Request(
-        f"{service.url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+        f"{service.url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json", **headers}
     )
     with urllib.request.urlopen(request) as response:
         return {"path": response.headers["x-tandem-path"], **json.load(response)}
@@ -175,8 +177,17 @@ def test_an_up_that_was_killed_is_finished_by_the_next(service: InCluster) -> No
     assert ask(service, "third")["model"]
 
 
+def test_a_generation_behind_a_door_with_keys_is_proved(service: InCluster) -> None:
+    service.namespace.create(CORE, "secrets", {"metadata": {"name": "keys"}, "stringData": {"keys": "a-key\n"}})
+    up = service.up(**KEYED)
+    assert up.returncode == 0, up.stdout
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        ask(service, "fourth")
+    assert ask(service, "fourth", authorization="Bearer a-key")["path"] == "disaggregated"
+
+
 def test_destroy_leaves_nothing(service: InCluster) -> None:
-    destroyed = service.run("destroy", "--stack", STACK, "--yes", "--skip-preview", **THIRD)
+    destroyed = service.run("destroy", "--stack", STACK, "--yes", "--skip-preview", **KEYED)
     assert destroyed.returncode == 0, destroyed.stdout
     for group, plural in ((CORE, "pods"), (CORE, "services"), (BATCH, "jobs"), ("apis/apps/v1", "deployments")):
         until(lambda group=group, plural=plural: not service.namespace.get(group, plural)["items"])

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 
 from tandem_worker.contract import GatewaySpec
+from tandem_worker.gateway.hosted import Hosted
 from tandem_worker.gateway.keys import Keys
 from tandem_worker.gateway.main import serve
 from tandem_worker.gateway.watch import FolderSource
@@ -28,7 +29,7 @@ class Door:
     session: aiohttp.ClientSession
     fleet: FakeFleet
     stop: asyncio.Event
-    served: "asyncio.Task[None]"
+    served: "asyncio.Task[int]"
     scale_url: str
     """Where autoscalers ask, if the spec has figures for them."""
 
@@ -93,8 +94,8 @@ async def door(folder: Path, fleet: FakeFleet, *, keys: Keys | None = None, **sp
     gateway_spec = GatewaySpec.model_validate(terms)
     scale = socket.create_server(("127.0.0.1", 0)) if gateway_spec.scaling else None
     scale_url = f"http://127.0.0.1:{scale.getsockname()[1]}" if scale else ""
-    source = FolderSource(folder, gateway_spec.service)
-    served = asyncio.create_task(serve(gateway_spec, keys or Keys((), PROOF), source, listener, stop, scale))
+    hosted = Hosted(gateway_spec, keys or Keys((), PROOF), FolderSource(folder, gateway_spec.service))
+    served = asyncio.create_task(serve([hosted], listener, stop, scale))
     async with aiohttp.ClientSession() as session:
         running = Door(url, session, fleet, stop, served, scale_url)
         await running.until_ready()

@@ -30,7 +30,7 @@ from tandem_worker.gateway.handoff import (
     step,
 )
 from tandem_worker.gateway.pair import Ask, Pinned, Route, choose, redirect
-from tandem_worker.gateway.request import ClientRequest, read_request
+from tandem_worker.gateway.request import ClientRequest, fields_of, understood
 from tandem_worker.gateway.silence import Limits, Silence, judge
 from tandem_worker.gateway.stream import OpaqueRelay
 
@@ -327,7 +327,9 @@ def test_drain_waits_for_what_is_under_way_but_not_for_ever():
 
 
 def read(body: object, path: str = "/v1/completions") -> ClientRequest:
-    request = read_request(path, json.dumps(body).encode(), ("m",))
+    fields = fields_of(json.dumps(body).encode())
+    assert isinstance(fields, dict)
+    request = understood(path, fields, ("m",))
     assert isinstance(request, ClientRequest), request
     return request
 

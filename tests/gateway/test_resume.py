@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tandem_worker.dialects import vllm
 from tandem_worker.dialects.vllm_stream import IdRelay
 from tandem_worker.gateway.handoff import Loss, Offer
-from tandem_worker.gateway.request import ClientRequest, read_request
+from tandem_worker.gateway.request import ClientRequest, fields_of, understood
 from tandem_worker.gateway.resume import RULES, History, continuation, why_not
 from tests.simulation.engines import ends_inside_character, job_of, pieces
 
@@ -71,7 +71,9 @@ FORBIDDEN: dict[str, list[Any]] = {
 
 def read(body: dict[str, Any]) -> ClientRequest:
     path = "/v1/chat/completions" if "messages" in body else "/v1/completions"
-    request = read_request(path, json.dumps(body).encode(), ("fake",))
+    fields = fields_of(json.dumps(body).encode())
+    assert isinstance(fields, dict)
+    request = understood(path, fields, ("fake",))
     assert isinstance(request, ClientRequest)
     return request
 

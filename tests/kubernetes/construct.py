@@ -1,6 +1,6 @@
 """Constructs one service under Pulumi's mocks, which are the process's own, and prints what was registered as JSON.
 
-python -m tests.kubernetes.construct plain|access|wrong|scaled|changed|asleep|transform|staying
+python -m tests.kubernetes.construct front|apart|plain|access|wrong|scaled|changed|asleep|transform|staying
 """
 
 import json
@@ -40,6 +40,12 @@ CASES: dict[str, dict[str, Any]] = {
     "transform": {"transforms": {"decoder": dict}},
 }
 
+FRONTS: dict[str, dict[str, pulumi.Input[str]]] = {
+    "front": {"chat": pulumi.Output.from_input("llm"), "code": pulumi.Output.from_input("llm")},
+    "apart": {"chat": "llm", "code": "elsewhere"},
+}
+"""Namespaces of the services behind a front."""
+
 
 class Recorder(pulumi.runtime.Mocks):
     """Remembers what is registered; a ConfigMap that is read has some evidence."""
@@ -64,6 +70,8 @@ def main(case: str) -> None:
 
     @pulumi.runtime.test
     def program() -> pulumi.Output[None] | None:
+        if case in FRONTS:
+            return fronted(told, FRONTS[case])
         args = kubernetes.InferenceArgs(**{"service": laptop_pair(), "images": IMAGES, **CASES[case]})
         try:
             made = kubernetes.Inference("chat", args)
@@ -77,6 +85,28 @@ def main(case: str) -> None:
 
     program()
     sys.stdout.write(json.dumps({**told, "resources": recorder.seen}) + "\n")
+
+
+def fronted(told: dict[str, Any], namespaces: dict[str, pulumi.Input[str]]) -> pulumi.Output[None] | None:
+    """One front of services in these namespaces."""
+    services = [
+        kubernetes.Inference(
+            name,
+            kubernetes.InferenceArgs(
+                service=laptop_pair(name=name, served_names=(name,)), images=IMAGES, namespace=namespace
+            ),
+        )
+        for name, namespace in namespaces.items()
+    ]
+    try:
+        made = kubernetes.Front("models", kubernetes.FrontArgs(services=services, images=IMAGES))
+    except pulumi.RunError as error:
+        told["error"] = str(error)
+        return None
+    urns = pulumi.Output.all(**{key: resource.urn for key, resource in made.resources.items()})
+    return pulumi.Output.all(url=made.url, urns=urns).apply(
+        lambda known: told.update(outputs=[known["url"]], urns=known["urns"])
+    )
 
 
 if __name__ == "__main__":

@@ -88,3 +88,18 @@ def test_an_unknown_transform_is_one_message() -> None:
     assert "'decoder'" in made["error"]
     assert "did you mean 'decode'" in made["error"]
     assert made["resources"] == []
+
+
+def test_a_front_stands_in_the_namespace_of_its_services() -> None:
+    made = constructed("front")
+    assert made["outputs"] == ["http://models-front.llm.svc"]
+    objects = {name: inputs for _, name, inputs in made["resources"] if name.startswith("models-front")}
+    assert {"models-front", "models-front-chat", "models-front-code"} <= set(objects)
+    assert {inputs["metadata"]["namespace"] for inputs in objects.values()} == {"llm"}
+    assert [urn for urn in made["urns"].values() if "tandem:kubernetes:Front$kubernetes:" not in urn] == []
+
+
+def test_services_of_several_namespaces_get_no_front() -> None:
+    made = constructed("apart")
+    assert "'chat' in 'llm', 'code' in 'elsewhere'" in made["error"]
+    assert not [name for _, name, _ in made["resources"] if name.startswith("models")]

@@ -157,7 +157,12 @@ def test_figures_are_served_to_autoscalers_and_gateways_only_and_only_where_some
     assert "--scale-listen" in args
     ingress = of.child("gateway-network").manifest["spec"]["ingress"]
     (door,) = [rule for rule in ingress if rule["ports"][0]["port"] == service["spec"]["ports"][0]["port"]]
-    assert [list(peer) for peer in door["from"]] == [["podSelector"], ["namespaceSelector"]]
+    *pods, others = door["from"]
+    assert [peer["podSelector"]["matchLabels"] for peer in pods] == [
+        service["spec"]["selector"],
+        {"tandem.serving/fronts.llama": "true"},
+    ]
+    assert list(others) == ["namespaceSelector"]
     plain = made(laptop_pair())
     assert "scale-service" not in {child.key for child in plain.children}
     assert "--scale-listen" not in plain.child("gateway").manifest["spec"]["template"]["spec"]["containers"][0]["args"]

@@ -20,7 +20,7 @@ from tandem_worker.gateway.errors import Refusal
 from tandem_worker.gateway.fleet import Fleet
 from tandem_worker.gateway.handoff import Exchange, Loss, Stage, Terms
 from tandem_worker.gateway.prefix import prompt_of
-from tandem_worker.gateway.request import ClientRequest, read_request
+from tandem_worker.gateway.request import ClientRequest, fields_of, understood
 from tandem_worker.gateway.resume import continuation
 from tandem_worker.gateway.silence import Limits, Silence, judge
 from tests.fakes.tokens import fingerprint
@@ -179,7 +179,9 @@ class World:
 
     def arrive(self, body: bytes, path: str, *, resumable: bool, timeout_s: float, attempts_max: int) -> None:
         """A client's request."""
-        request = read_request(path, body, ("fake",))
+        fields = fields_of(body)
+        assert isinstance(fields, dict)
+        request = understood(path, fields, ("fake",))
         assert isinstance(request, ClientRequest)
         reason = vllm.why_whole(request)
         terms = Terms(

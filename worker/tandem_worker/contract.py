@@ -5,6 +5,8 @@ A reader accepts its own contract version and the one before it, so that a gatew
 rolled before or after its workers.
 """
 
+from collections.abc import Sequence
+from itertools import combinations
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -147,6 +149,19 @@ class GatewaySpec(_Value):
     """Answers that one flexible worker can write at once; 0: there are no flexible workers."""
     hand_off_tokens_min: int = 0
     """Prompts with fewer tokens to read go whole to a decode worker, as a hand-off would not pay; 0: none does."""
+
+
+def why_apart(specs: Sequence[GatewaySpec]) -> str | None:
+    """Why these services cannot share a door, where a request's model says whose it is; None where they can."""
+    for one, other in combinations(specs, 2):
+        if one.service == other.service:
+            return f"the service {one.service!r} is there twice; name it once"
+        if shared := sorted(set(one.served_names) & set(other.served_names)):
+            return (
+                f"the services {one.service!r} and {other.service!r} both serve the model {shared[0]!r}, so a request "
+                "for it would not say whose it is; give them different `served_names`"
+            )
+    return None
 
 
 class WorkerRecord(_Value):

@@ -12,10 +12,11 @@ from pulumi_tandem import check
 from pulumi_tandem.accept import accept
 from pulumi_tandem.declare import Service
 from pulumi_tandem.finding import DeclarationError
+from pulumi_tandem.kubernetes.access import Access, provider_of
 from pulumi_tandem.kubernetes.alone import alone
 from pulumi_tandem.kubernetes.kinds import register
 from pulumi_tandem.kubernetes.refused import not_served
-from pulumi_tandem.lower import lower
+from pulumi_tandem.lower import GatewaySpec, lower
 from pulumi_tandem.manifest import (
     Gateway,
     Images,
@@ -28,18 +29,6 @@ from pulumi_tandem.manifest import (
 )
 
 TOKEN = "tandem:kubernetes:Inference"  # noqa: S105 - a type token
-
-
-@dataclass(frozen=True, kw_only=True)
-class Access:
-    """The cluster, as a client sees it."""
-
-    kubeconfig: pulumi.Input[str] | None = None
-    """Its content or path. Default: the provider of the component's options, else `$KUBECONFIG`."""
-    context: pulumi.Input[str] | None = None
-    """Default: the kubeconfig's own."""
-    identifier: str | None = None
-    """A name of the cluster that does not change when its kubeconfig does, so that new credentials replace nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +59,10 @@ class Inference(pulumi.ComponentResource):
     """What the proof measured: see `pulumi_tandem.prove.evidence.Evidence`."""
     resources: Mapping[str, pulumi.CustomResource]
     """Every object by its key."""
+    namespace: pulumi.Input[str]
+    """As it was given."""
+    spec: GatewaySpec
+    """What whoever answers for this service does, its own gateways and a `Front`."""
 
     def __init__(self, name: str, args: InferenceArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         """Declare the service's objects.
@@ -78,8 +71,9 @@ class Inference(pulumi.ComponentResource):
             pulumi.RunError: the declaration has errors, or transforms an object that it does not have.
         """
         made = _accepted(args)
+        self.namespace, self.spec = args.namespace, made.gateway
         super().__init__(TOKEN, name, {}, opts)
-        own = pulumi.ResourceOptions(parent=self, provider=_provider(name, args.cluster, self))
+        own = pulumi.ResourceOptions(parent=self, provider=provider_of(name, args.cluster, self))
         self.resources = {}
         for child in made.children:
             after = [self.resources[key] for key in child.after]
@@ -111,22 +105,6 @@ def _accepted(args: InferenceArgs) -> Manifests:
 
 def _url(args: InferenceArgs) -> pulumi.Output[str]:
     return pulumi.Output.concat("http://", args.service.name, "-gateway.", args.namespace, ".svc")
-
-
-def _provider(name: str, access: Access, parent: pulumi.Resource) -> k8s.Provider | None:
-    if access == Access():
-        return None
-    return k8s.Provider(
-        f"{name}-cluster",
-        kubeconfig=access.kubeconfig,
-        context=access.context,
-        cluster_identifier=access.identifier,
-        # An `up` that was killed left objects that Pulumi does not know of: the next one takes them over. Their names
-        # hold the service's, and in most the generation.
-        upsert_existing_objects=True,
-        enable_patch_force=True,
-        opts=pulumi.ResourceOptions(parent=parent),
-    )
 
 
 def _evidence(

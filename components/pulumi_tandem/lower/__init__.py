@@ -15,9 +15,9 @@ from pulumi_tandem.lower.refused import not_deployed
 from pulumi_tandem.lower.scaling import scaling
 from pulumi_tandem.plan.worthwhile import decodes_max, hand_off_tokens_min
 from pulumi_tandem.resolve import Resolved, ResolvedPool
-from tandem_worker.contract import GatewaySpec, WorkerSpec
+from tandem_worker.contract import GatewaySpec, WorkerSpec, why_apart
 
-__all__ = ["Fleet", "LoweredPool", "ProofSpec", "lower", "seal"]
+__all__ = ["Fleet", "GatewaySpec", "LoweredPool", "ProofSpec", "lower", "seal", "why_apart"]
 
 WORKERS: Mapping[type, Callable[[Resolved, ResolvedPool], WorkerSpec]] = {
     Vllm: vllm.worker,

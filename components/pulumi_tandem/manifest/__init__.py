@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from pulumi_tandem.finding import nearest
-from pulumi_tandem.lower import Fleet, seal
+from pulumi_tandem.lower import Fleet, GatewaySpec, seal
 from pulumi_tandem.manifest.access import evidence_name, of_access
 from pulumi_tandem.manifest.ceiling import workers_max
+from pulumi_tandem.manifest.front import NotOneDoor, front
 from pulumi_tandem.manifest.gateway import of_gateway
 from pulumi_tandem.manifest.naming import Child, Manifest, Scope
 from pulumi_tandem.manifest.network import of_network
@@ -45,6 +46,7 @@ __all__ = [
     "Images",
     "Manifest",
     "Manifests",
+    "NotOneDoor",
     "ProofOrder",
     "Route",
     "Setting",
@@ -52,6 +54,7 @@ __all__ = [
     "UnknownChild",
     "Weights",
     "Workload",
+    "front",
     "manifests",
 ]
 
@@ -80,6 +83,8 @@ class Manifests:
     """In an order in which each stands after what it needs."""
     evidence: str
     """Name of the ConfigMap in which the proof leaves its evidence."""
+    gateway: GatewaySpec
+    """What whoever answers for the service does."""
 
     def child(self, key: str) -> Child:
         """The child of that key, which must be there."""
@@ -121,7 +126,9 @@ def manifests(
     if unknown := tuple(key for key in given if key not in known):
         raise UnknownChild(unknown, known)
     ordered = _ordered(_transformed(children, given))
-    return Manifests(generation=fleet.generation, children=ordered, evidence=evidence_name(scope))
+    return Manifests(
+        generation=fleet.generation, children=ordered, evidence=evidence_name(scope), gateway=fleet.gateway
+    )
 
 
 def _transformed(children: Sequence[Child], transforms: Mapping[str, Transform]) -> list[Child]:

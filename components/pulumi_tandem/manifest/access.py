@@ -1,5 +1,6 @@
 """Who may do what: workers nothing, gateways and prover exactly the objects that they watch and write."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pulumi_tandem.lower import Fleet
@@ -17,11 +18,16 @@ def of_access(fleet: Fleet, scope: Scope) -> list[Child]:
     ]
 
 
-def _gateway_rules(scope: Scope) -> list[dict[str, Any]]:
+def of_front_access(scope: Scope, services: Sequence[Scope]) -> list[Child]:
+    """What the pods in front of several services may: what the gateways of each may."""
+    return _may(scope, "front", scope.of("front"), _gateway_rules(*services))
+
+
+def _gateway_rules(*services: Scope) -> list[dict[str, Any]]:
     """A list or watch cannot be limited to names; of endpoint slices it shows addresses of one namespace."""
     return [
         _rule("discovery.k8s.io", "endpointslices", ["get", "list", "watch"]),
-        _rule("", "configmaps", ["get", "list", "watch"], [scope.of("state")]),
+        _rule("", "configmaps", ["get", "list", "watch"], [scope.of("state") for scope in services]),
     ]
 
 

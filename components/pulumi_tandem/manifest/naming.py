@@ -42,9 +42,9 @@ class Child:
 
     @property
     def part(self) -> str:
-        """The name without the service's."""
-        service: str = self.manifest["metadata"]["labels"][f"{PREFIX}service"]
-        return self.name.removeprefix(f"{service}-")
+        """The name without that of what it belongs to."""
+        whole: str = self.manifest["metadata"]["labels"]["app.kubernetes.io/name"]
+        return self.name.removeprefix(f"{whole}-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +66,7 @@ class Scope:
         return self.of(part) if self.in_place else f"{self.service}-{part}-{self.generation}"
 
     def labels(self, component: str, **more: str) -> dict[str, str]:
-        """Labels of an object: `component` is gateway, worker or prover."""
+        """Labels of an object: `component` is gateway, worker, prover or front."""
         return {
             "app.kubernetes.io/name": self.service,
             "app.kubernetes.io/component": component,
@@ -79,6 +79,11 @@ class Scope:
         """The labels by which pods of a component are found."""
         chosen = {f"{PREFIX}service": self.service, "app.kubernetes.io/component": component}
         return chosen | {f"{PREFIX}{key}": value for key, value in more.items()}
+
+    @property
+    def fronts(self) -> dict[str, str]:
+        """The label of pods that stand in front of the service beside others, whatever is in front of them."""
+        return {f"{PREFIX}fronts.{self.service}": "true"}
 
     def workers(self, pool: str) -> dict[str, str]:
         """The labels by which the workers of a pool are found: of this generation, where each has its own objects."""

@@ -89,7 +89,9 @@ class Prover:
             for workload in order.workloads:
                 await self._scale(workload, wanted[workload.name])
             candidates = await self._await_ready(sum(wanted.values()))
-            evidence = await self._prove(candidates)
+            async with self._token() as token:
+                evidence = await self._prove(candidates, token)
+                await self._activate(evidence, token)
         except ProofFailedError as error:
             kept = "its workers still run (keep_failed)"
             if not order.proof.keep_failed:
@@ -98,9 +100,6 @@ class Prover:
                 kept = "its workers were stopped"
             msg = f"{error}. What served before serves on; {kept}"
             raise ProofFailedError(msg) from error
-        await self._patch_configmap(order.evidence, {"evidence.json": evidence.model_dump_json()})
-        await self._change_state(lambda state: activated(state, order.generation))
-        await self._await_gateways()
         return evidence
 
     async def _serving(self) -> dict[str, int]:
@@ -148,22 +147,30 @@ class Prover:
         path = f"/apis/discovery.k8s.io/v1/namespaces/{self.api.namespace}/endpointslices?labelSelector={selector}"
         return (await self.api.get(path))["items"]
 
-    async def _prove(self, candidates: tuple[Candidate, ...]) -> Evidence:
+    async def _prove(self, candidates: tuple[Candidate, ...], token: str) -> Evidence:
         order = self.order
-        async with self._token() as token:
-            await self._await_gateways(token=token)
-            return await prove(
-                Door(url=order.url, token=token, model=order.model),
-                Subject(
-                    service=order.service,
-                    generation=order.generation,
-                    workers=candidates,
-                    disaggregated=order.disaggregated,
-                    context_tokens=order.context_tokens,
-                ),
-                order.proof,
-                salt=secrets.token_hex(4),
-            )
+        await self._await_gateways("taken the proof's token", token, lambda fleet: bool(fleet.get("proving")))
+        return await prove(
+            Door(url=order.url, token=token, model=order.model),
+            Subject(
+                service=order.service,
+                generation=order.generation,
+                workers=candidates,
+                disaggregated=order.disaggregated,
+                context_tokens=order.context_tokens,
+            ),
+            order.proof,
+            salt=secrets.token_hex(4),
+        )
+
+    async def _activate(self, evidence: Evidence, token: str) -> None:
+        """Let the generation serve, and wait until it does."""
+        serving = self.order.generation
+        await self._patch_configmap(self.order.evidence, {"evidence.json": evidence.model_dump_json()})
+        await self._change_state(lambda state: activated(state, serving))
+        await self._await_gateways(
+            f"begun to serve {serving}", token, lambda fleet: fleet.get("active_generation") == serving
+        )
 
     @asynccontextmanager
     async def _token(self) -> AsyncGenerator[str]:
@@ -176,25 +183,22 @@ class Prover:
         finally:
             await self._change_state(lambda state: state.model_copy(update={"proof_token_sha256": None}))
 
-    async def _await_gateways(self, *, token: str | None = None) -> None:
-        """Until every ready gateway takes the token, or, without one, reports this generation as the serving one."""
+    async def _await_gateways(self, what: str, token: str, holds: Callable[[dict[str, Any]], bool]) -> None:
+        """Until it holds of every ready gateway's view; a door that asks for keys takes the token for one.
+
+        Raises: TimeoutError.
+        """
         deadline_s = time.monotonic() + REPORT_TIMEOUT_S
-        headers = {"x-tandem-proof": token} if token else {}
-        async with aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S), headers=headers
-        ) as session:
+        timeout = aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
+        async with aiohttp.ClientSession(timeout=timeout, headers={"x-tandem-proof": token}) as session:
             while True:
                 hosts = await self._gateways()
-                seen = [await _fleet(session, f"http://{_host(host)}:{HTTP_PORT}") for host in hosts]
-                late = [
-                    fleet
-                    for fleet in seen
-                    if not (fleet.get("proving") if token else fleet.get("active_generation") == self.order.generation)
-                ]
+                fleet_of = f":{HTTP_PORT}/fleet?service={self.order.service}"
+                seen = [await _fleet(session, f"http://{_host(host)}{fleet_of}") for host in hosts]
+                late = [fleet for fleet in seen if not holds(fleet)]
                 if hosts and not late:
                     return
                 if time.monotonic() > deadline_s:
-                    what = "taken the proof's token" if token else f"begun to serve {self.order.generation}"
                     msg = f"{len(late)} of {len(hosts)} gateways had not {what} after {REPORT_TIMEOUT_S:.0f} s"
                     raise TimeoutError(msg)
                 await asyncio.sleep(POLL_S)
@@ -272,7 +276,7 @@ async def _identity(
 
 async def _fleet(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     try:
-        async with session.get(f"{url}/fleet") as response:
+        async with session.get(url) as response:
             return await response.json()
     except (aiohttp.ClientError, TimeoutError, json.JSONDecodeError):
         return {}

@@ -52,15 +52,18 @@ chat = tandem.Service(
     transfer=tandem.Transfer(lease_s=6, **changes.get("transfer", {})),
     **{"grace": tandem.Grace(start_timeout_s=60, drain_timeout_s=30), **changes.get("service", {})},
 )
+cluster = kubernetes.Access(kubeconfig=os.environ["TANDEM_CLUSTER_KUBECONFIG"], identifier="test")
+images = kubernetes.Images(
+    worker=f"tandem.local/{changes.get('worker', 'worker-fake')}:test", gateway="tandem.local/gateway:test"
+)
 inference = kubernetes.Inference(
     "chat",
     kubernetes.InferenceArgs(
         service=chat,
-        images=kubernetes.Images(
-            worker=f"tandem.local/{changes.get('worker', 'worker-fake')}:test", gateway="tandem.local/gateway:test"
-        ),
+        images=images,
+        gateway=kubernetes.Gateway(keys_secret=changes.get("keys_secret")),
         weights=kubernetes.HostPath(path=changes["weights"]) if "weights" in changes else None,
-        cluster=kubernetes.Access(kubeconfig=os.environ["TANDEM_CLUSTER_KUBECONFIG"], identifier="test"),
+        cluster=cluster,
         namespace=os.environ["TANDEM_TEST_NAMESPACE"],
         transforms={
             **FAULTS.get(changes.get("fault", ""), {}),
@@ -68,6 +71,20 @@ inference = kubernetes.Inference(
         },
     ),
 )
+
+if "front" in changes:
+    # A second service like the first, under the names that the test wants, and one door for both.
+    names = tuple(changes["front"]["served_names"])
+    code = kubernetes.Inference(
+        "code",
+        kubernetes.InferenceArgs(
+            service=chat.model_copy(update={"name": "code", "served_names": names}),
+            images=images,
+            cluster=cluster,
+            namespace=os.environ["TANDEM_TEST_NAMESPACE"],
+        ),
+    )
+    kubernetes.Front("models", kubernetes.FrontArgs(services=(inference, code), images=images, cluster=cluster))
 
 pulumi.export("url", inference.url)
 pulumi.export("generation", inference.generation)

@@ -4,35 +4,31 @@ import argparse
 import asyncio
 import gc
 import logging
-import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import uvloop
+from aiohttp import web
 from pydantic import ValidationError
 
 from tandem_worker.apiserver import ApiError, ApiServer
-from tandem_worker.contract import GatewaySpec
-from tandem_worker.dialects.table import HAND_OFFS
+from tandem_worker.contract import GatewaySpec, why_apart
 from tandem_worker.gateway.cluster import ClusterSource
 from tandem_worker.gateway.drain import Drain, Leaving
-from tandem_worker.gateway.exchange import Shared
-from tandem_worker.gateway.fleet import Fleet
+from tandem_worker.gateway.front import Front
+from tandem_worker.gateway.hosted import Hosted
 from tandem_worker.gateway.keys import Keys, read_keys
 from tandem_worker.gateway.listener import Listener
-from tandem_worker.gateway.metrics import Metrics
-from tandem_worker.gateway.peers import Peers
-from tandem_worker.gateway.scale import figures
-from tandem_worker.gateway.server import TICK_S, Gateway
-from tandem_worker.gateway.silence import Limits
-from tandem_worker.gateway.upstream import Upstream
-from tandem_worker.gateway.watch import CONTRACTS_READ, FolderSource, Source, Watcher
+from tandem_worker.gateway.peers import at_one_door
+from tandem_worker.gateway.watch import CONTRACTS_READ, FolderSource
 
 EXIT_USAGE = 64
+EXIT_BROKEN = 70
+"""A part of the gateway ended by a fault of its own; what was under way has been finished."""
 GC_THRESHOLDS = (20_000, 20, 20)
 """Requests leave few cycles behind; Python's own 700 would look for them several times per hand-off."""
 DRAIN_POLL_S = 0.05
@@ -50,26 +46,31 @@ def main(argv: Sequence[str]) -> int:
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     try:
-        spec = _load_spec(options.spec)
+        specs = [_load_spec(path) for path in options.spec]
+        _refuse(specs, options.fleet_dir)
         keys = read_keys(options.api_keys_file, options.proof_token_file)
         listener = _listener(options.listen, options.listen_fd)
-        scale = _scale_listener(spec, options.scale_listen)
+        scale = _scale_listener(specs, options.scale_listen)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"tandem-worker gateway: {error}\n")
         return EXIT_USAGE
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(_until_signal(spec, keys, options.fleet_dir, listener, scale))
+            return runner.run(_until_signal(specs, keys, options.fleet_dir, listener, scale))
         except ApiError as error:
             sys.stderr.write(f"tandem-worker gateway: {error}\n")
             return EXIT_USAGE
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tandem-worker gateway", description="The service's OpenAI-compatible door.")
-    parser.add_argument("--spec", type=Path, required=True, help="the gateway's spec, JSON")
+    parser = argparse.ArgumentParser(
+        prog="tandem-worker gateway", description="The OpenAI-compatible door of services."
+    )
+    parser.add_argument("--spec", type=Path, required=True, action="append", help="a service's gateway spec, JSON")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--fleet-dir", type=Path, help="folder with service.json and workers/")
+    source.add_argument(
+        "--fleet-dir", type=Path, action="append", help="folder with service.json and workers/, one for each --spec"
+    )
     source.add_argument(
         "--kubernetes", action="store_true", help="the cluster that this pod is in says which workers there are"
     )
@@ -96,6 +97,15 @@ def _load_spec(path: Path) -> GatewaySpec:
     return spec
 
 
+def _refuse(specs: Sequence[GatewaySpec], fleet_dirs: Sequence[Path] | None) -> None:
+    """Raises: ValueError when the services cannot share a door, or not each has its folder."""
+    if why := why_apart(specs):
+        raise ValueError(why)
+    if fleet_dirs is not None and len(fleet_dirs) != len(specs):
+        msg = f"there are {len(specs)} --spec and {len(fleet_dirs)} --fleet-dir; give one for each, in the same order"
+        raise ValueError(msg)
+
+
 def _listener(listen: str | None, listen_fd: int | None) -> socket.socket:
     """Raises: OSError when the address is taken, ValueError when it is none."""
     if listen_fd is not None:
@@ -107,98 +117,116 @@ def _listener(listen: str | None, listen_fd: int | None) -> socket.socket:
     return socket.create_server((host.strip("[]"), int(port)), backlog=1024, reuse_port=False)
 
 
-def _scale_listener(spec: GatewaySpec, listen: str | None) -> socket.socket | None:
+def _scale_listener(specs: Sequence[GatewaySpec], listen: str | None) -> socket.socket | None:
     """Raises: OSError when the address is taken, ValueError when it is none, or there is nothing to serve there."""
     if listen is None:
         return None
-    if spec.scaling is None:
+    if all(spec.scaling is None for spec in specs):
         msg = f"--scale-listen {listen!r}: the gateway spec has no `scaling`, so there are no figures to serve"
         raise ValueError(msg)
     return _listener(listen, None)
 
 
 async def _until_signal(
-    spec: GatewaySpec, keys: Keys, fleet_dir: Path | None, listener: socket.socket, scale: socket.socket | None
+    specs: Sequence[GatewaySpec],
+    keys: Keys,
+    fleet_dirs: Sequence[Path] | None,
+    listener: socket.socket,
+    scale: socket.socket | None,
 ) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    if fleet_dir is not None:
-        await serve(spec, keys, FolderSource(fleet_dir, spec.service), listener, stop, scale)
-        return 0
+    if fleet_dirs is not None:
+        folders = zip(specs, fleet_dirs, strict=True)
+        hosted = [Hosted(spec, keys, FolderSource(folder, spec.service)) for spec, folder in folders]
+        return await serve(hosted, listener, stop, scale)
     async with ApiServer.in_cluster() as api:
-        source = ClusterSource(api, spec.service, loop.time)
-        keys = replace(keys, proof_digest=lambda: source.proof_digest)
-        await serve(spec, keys, source, listener, stop, scale)
-    return 0
+        return await serve([_in_cluster(spec, keys, api) for spec in specs], listener, stop, scale)
+
+
+def _in_cluster(spec: GatewaySpec, keys: Keys, api: ApiServer) -> Hosted:
+    source = ClusterSource(api, spec.service, asyncio.get_running_loop().time)
+    return Hosted(spec, replace(keys, proof_digest=lambda: source.proof_digest), source)
 
 
 async def serve(
-    spec: GatewaySpec,
-    keys: Keys,
-    source: Source,
+    services: Sequence[Hosted],
     listener: socket.socket,
     stop: asyncio.Event,
     scale: socket.socket | None = None,
-) -> None:
-    """Serve on a listening socket until `stop` is set and everything under way is done; at `scale`, autoscalers."""
+) -> int:
+    """Serve on a listening socket until `stop` is set and everything under way is done; at `scale`, autoscalers.
+
+    Returns the exit code.
+    """
     loop = asyncio.get_running_loop()
-    fleet, upstream = Fleet(), Upstream(loop)
-    shared = Shared(
-        fleet,
-        upstream,
-        Metrics(),
-        loop.time,
-        Limits(spec.prefill_timeout_s, spec.stall_timeout_s),
-        HAND_OFFS[spec.dialect],
-        spec.resume_tokens_max if spec.resume else 0,
-        spec.context_tokens_max,
-    )
-    gateway = Gateway(spec, shared, keys)
-    watcher = Watcher(source, fleet, upstream, shared.fleet_changed.fire)
-    watcher.refresh()
-    server = Listener(gateway.handle)
+    gateways = [one.gateway for one in services]
+    server = Listener(gateways[0].handle if len(gateways) == 1 else Front(gateways).handle)
     accepting = await loop.create_server(server, sock=listener, backlog=1024)
-    work = [source.run(upstream), watcher.run(), _tick(gateway, source)]
+    work = [chore for one in services for chore in one.chores()]
     if scale is not None:
-        name = os.urandom(8).hex()
-        peers = Peers(spec, lambda: figures(name, fleet, loop.time()), lambda: source.peers, upstream)
-        gateway.scale = peers.scale
-        work.append(_tell_autoscalers(peers, scale))
-    chores = [asyncio.create_task(chore) for chore in work]
-    log.info("serving %s on %s", spec.service, listener.getsockname())
-    await stop.wait()
-    gateway.draining = True
+        peers = {one.spec.service: one.peers() for one in services if one.spec.scaling is not None}
+        work.append(_tell_autoscalers(at_one_door(peers), scale))
+    chores = [asyncio.create_task(chore, name=chore.__qualname__) for chore in work]
+    log.info("serving %s on %s", ", ".join(one.spec.service for one in services), listener.getsockname())
+    code = await _until_told(stop, chores)
+    for gateway in gateways:
+        gateway.draining = True
     accepting.close()
     server.is_leaving = True
-    drain = Drain(loop.time(), spec.drain_timeout_s)
+    await _drain(server, services)
+    await server.shutdown(LAST_WORDS_S)
+    for chore in chores:
+        chore.cancel()
+    for one in services:
+        one.close()
+    return code
+
+
+async def _until_told(stop: asyncio.Event, chores: Sequence[asyncio.Task[None]]) -> int:
+    """Until the gateway is to leave; the exit code. One that lost sight of its fleet leaves, for another to come."""
+    broken: list[BaseException] = []
+
+    def ended(chore: asyncio.Task[None]) -> None:
+        if not chore.cancelled() and (error := chore.exception()) is not None:
+            log.error("leaving, since %s failed", chore.get_name(), exc_info=error)
+            broken.append(error)
+            stop.set()
+
+    for chore in chores:
+        chore.add_done_callback(ended)
+    await stop.wait()
+    return EXIT_BROKEN if broken else 0
+
+
+async def _drain(server: Listener, services: Sequence[Hosted]) -> None:
+    """Until clients have left and what is under way is done, for as long as the most patient service allows."""
+    loop = asyncio.get_running_loop()
+
+    def under_way() -> int:
+        return sum(one.gateway.under_way for one in services)
+
+    timeout_s = max(one.spec.drain_timeout_s for one in services)
+    drain = Drain(loop.time(), timeout_s)
     while True:
-        leaving = drain.look(gateway.under_way, len(server.connections), loop.time())
+        leaving = drain.look(under_way(), len(server.connections), loop.time())
         if leaving is not Leaving.WAIT:
             break
         await asyncio.sleep(DRAIN_POLL_S)
     if leaving is Leaving.TIMED_OUT:
-        log.warning("leaving with %d requests unfinished after %g s", gateway.under_way, spec.drain_timeout_s)
+        log.warning("leaving with %d requests unfinished after %g s", under_way(), timeout_s)
     server.pre_shutdown()  # what still writes its last bytes may end, unused connections at once
-    await server.shutdown(LAST_WORDS_S)
-    for chore in chores:
-        chore.cancel()
-    upstream.close()
 
 
-async def _tell_autoscalers(peers: Peers, at: socket.socket) -> None:
+async def _tell_autoscalers(
+    handle: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], at: socket.socket
+) -> None:
     """Serve figures until cancelled: while this gateway drains, too, since what it has under way is load."""
-    listener = Listener(peers.handle)
+    listener = Listener(handle)
     accepting = await asyncio.get_running_loop().create_server(listener, sock=at, backlog=64)
     try:
         await accepting.serve_forever()
     finally:
         await listener.shutdown(0)
-
-
-async def _tick(gateway: Gateway, source: Source) -> None:
-    while True:
-        gateway.tick()
-        gateway.divide(source.gateways)
-        await asyncio.sleep(TICK_S)

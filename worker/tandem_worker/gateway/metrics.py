@@ -1,10 +1,10 @@
 """Counts and times of the gateway: for `/metrics` as Prometheus text, for `/fleet` as numbers."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 WINDOW = 2048
@@ -160,12 +160,40 @@ class Metrics(Collector):
         for figure, number in scale.items():
             self._scale.labels(service, figure).set(number)
 
-    def render(self, gauges: dict[str, float], backlog_s: dict[str, float], phases: dict[str, float]) -> bytes:
-        """The Prometheus text, with the gauges as they stand now; the last two are by phase."""
+    def observe(self, gauges: dict[str, float], backlog_s: dict[str, float], phases: dict[str, float]) -> None:
+        """The gauges as they stand now; the last two are by phase."""
         for name, number in gauges.items():
             self._gauges[name].set(number)
         for phase, seconds in backlog_s.items():
             self._backlog_s.labels(phase).set(seconds)
         for phase, workers in phases.items():
             self._phases.labels(phase).set(workers)
+
+    def render(self) -> bytes:
+        """The Prometheus text."""
         return generate_latest(self._registry)
+
+    def families(self) -> Iterable[Metric]:
+        """The same, not yet as text."""
+        return self._registry.collect()
+
+
+def together(known: Mapping[str, Metrics]) -> bytes:
+    """The Prometheus text of several services by name, which the label `tandem_service` tells apart."""
+    registry = CollectorRegistry()
+    registry.register(_Together(known))
+    return generate_latest(registry)
+
+
+class _Together(Collector):
+    def __init__(self, known: Mapping[str, Metrics]) -> None:
+        self._known = known
+
+    def collect(self) -> Iterable[Metric]:
+        found: dict[str, Metric] = {}
+        for service, metrics in self._known.items():
+            for family in metrics.families():
+                samples = [one._replace(labels={"tandem_service": service, **one.labels}) for one in family.samples]
+                family.samples = []
+                found.setdefault(family.name, family).samples += samples
+        return found.values()

@@ -1,10 +1,11 @@
 """The door for autoscalers, on a port of its own: `/figures` of this gateway, `/scale` of all gateways of the service.
 
-It is none for clients: what it says needs no key, so a NetworkPolicy says who may ask.
+Where a process serves several services, `?service=NAME` says whose. It is none for clients: what it says needs no key,
+so a NetworkPolicy says who may ask.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict
 
 import msgspec
@@ -41,8 +42,7 @@ class Peers:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request of the door."""
         if request.method != "GET" or request.path not in ("/figures", "/scale"):
-            missing = Refusal(404, "invalid_request_error", "not_found", f"there is no {request.path[:200]} here")
-            return web.Response(status=404, body=error_body(missing), content_type=JSON)
+            return _missing(f"there is no {request.path[:200]} here")
         if request.path == "/figures":
             return web.Response(body=self._own().model_dump_json(), content_type=JSON)
         known = await self._known()
@@ -71,7 +71,7 @@ class Peers:
         wire = None
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
-                wire = await self._upstream.get(*place, "/figures")
+                wire = await self._upstream.get(*place, f"/figures?service={self._spec.service}")
                 status, body = await wire.headers(), await wire.read_all()
             return Figures.model_validate_json(body) if status == 200 else None
         except (UpstreamError, TimeoutError, ValidationError):
@@ -79,3 +79,20 @@ class Peers:
         finally:
             if wire is not None:
                 self._upstream.release(wire)
+
+
+def at_one_door(peers: Mapping[str, Peers]) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    """Answers for several services, by their names."""
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        named = request.query.get("service", "")
+        if (own := peers.get(named)) is None:
+            return _missing(f"there is no service {named[:200]!r} here; `?service=` takes {', '.join(peers)}")
+        return await own.handle(request)
+
+    return next(iter(peers.values())).handle if len(peers) == 1 else handle
+
+
+def _missing(why: str) -> web.Response:
+    missing = Refusal(404, "invalid_request_error", "not_found", why)
+    return web.Response(status=404, body=error_body(missing), content_type=JSON)

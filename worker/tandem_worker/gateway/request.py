@@ -56,15 +56,19 @@ class ClientRequest:
     stream: bool
 
 
-def read_request(path: str, body: bytes, served_names: Collection[str]) -> ClientRequest | Refusal:
-    """The client's request, or why it cannot be served at all."""
+def fields_of(body: bytes) -> Fields | Refusal:
+    """The body's top-level fields."""
     try:
-        fields = _FIELDS.decode(body)
+        return _FIELDS.decode(body)
     except msgspec.ValidationError:
         return invalid("the request body must be a JSON object")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return invalid(f"the request body is not valid JSON: {error}")
-    refusal = _wrong_model(fields, served_names)
+
+
+def understood(path: str, fields: Fields, served_names: Collection[str]) -> ClientRequest | Refusal:
+    """The client's request, or why it cannot be served at all."""
+    refusal = wrong_model(fields, served_names)
     if refusal is None and path == "/v1/responses":
         refusal = _keeps_state(fields)
     if refusal is not None:
@@ -84,7 +88,8 @@ def value(fields: Fields, name: str) -> object:
         return None
 
 
-def _wrong_model(fields: Fields, served_names: Collection[str]) -> Refusal | None:
+def wrong_model(fields: Fields, served_names: Collection[str]) -> Refusal | None:
+    """Why the model that is asked for is not served; None where it is, and where none is named."""
     model = value(fields, "model")
     if model is None and (fields.get("model") is None or bytes(fields["model"]) == b"null"):
         return None

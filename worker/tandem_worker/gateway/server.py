@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -12,14 +12,16 @@ from aiohttp import HttpVersion11, web
 
 from tandem_worker.contract import GatewaySpec
 from tandem_worker.gateway.admit import Admission, Queue, share
+from tandem_worker.gateway.body import SENT, receive, too_large
 from tandem_worker.gateway.decider import Decisions
-from tandem_worker.gateway.errors import Refusal, error_body, invalid
+from tandem_worker.gateway.errors import Refusal, error_body
 from tandem_worker.gateway.exchange import EVENT_STREAM, Serving, Shared
 from tandem_worker.gateway.handoff import Exchange, Terms
 from tandem_worker.gateway.keys import Keys
+from tandem_worker.gateway.metrics import Metrics
 from tandem_worker.gateway.pair import Ask, Pinned, can_serve
 from tandem_worker.gateway.prefix import Prompt, prompt_of
-from tandem_worker.gateway.request import ANY_WORKER, GENERATING, NOT_SERVED, ClientRequest, read_request
+from tandem_worker.gateway.request import ANY_WORKER, GENERATING, NOT_SERVED, ClientRequest, understood
 from tandem_worker.gateway.upstream import UpstreamError
 
 if TYPE_CHECKING:
@@ -34,8 +36,7 @@ LAG_S = 0.25
 """A tick later than this means that the process had no time to read its sockets."""
 CLIENT_BUFFER_BYTES_MAX = 64 * 1024
 """Bytes a client may be behind before its engine is no longer read; also uvloop's own high-water mark."""
-BODY_TIMEOUT_S = 60.0
-"""How long a client may take to send a request's body."""
+METRICS_TYPE = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
 Answer = web.StreamResponse
 Handler = Callable[[web.BaseRequest, str], Awaitable[Answer]]
 
@@ -102,6 +103,19 @@ def refused(refusal: Refusal, path: str, headers: dict[str, str] | None = None) 
     return web.Response(status=refusal.status, body=body, content_type=JSON, headers=all_headers)
 
 
+def json_answer(value: object) -> web.Response:
+    """What a gateway says of itself."""
+    return web.Response(body=msgspec.json.encode(value), content_type=JSON)
+
+
+def request_id_of(request: web.BaseRequest) -> str:
+    """The client's, where it gave one that can be passed on."""
+    given = request.headers.get("x-request-id", "")
+    if given and len(given) <= REQUEST_ID_CHARS_MAX and given.isascii() and given.isprintable():
+        return given
+    return os.urandom(16).hex()
+
+
 class Gateway:
     """Answers requests; owns the queue and everything that runs."""
 
@@ -133,7 +147,7 @@ class Gateway:
 
     async def handle(self, request: web.BaseRequest) -> Answer:
         """Answer one HTTP request."""
-        request_id = self._request_id(request)
+        request_id = request_id_of(request)
         handler = self._routes.get((request.method, request.path))
         if handler is None:
             response = self._no_route(request)
@@ -171,12 +185,6 @@ class Gateway:
         """Requests running and waiting."""
         return len(self.running) + len(self.queue.waiting)
 
-    def _request_id(self, request: web.BaseRequest) -> str:
-        given = request.headers.get("x-request-id", "")
-        if given and len(given) <= REQUEST_ID_CHARS_MAX and given.isascii() and given.isprintable():
-            return given
-        return os.urandom(16).hex()
-
     # What the gateway says of itself.
 
     async def _live(self, _request: web.BaseRequest, _request_id: str) -> Answer:
@@ -190,6 +198,11 @@ class Gateway:
             return _unhealthy("no worker of the active generation is ready")
         return web.Response(text="ok\n")
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests of clients are served."""
+        return self._can_serve() and not self.draining
+
     def _can_serve(self) -> bool:
         fleet, spec = self.shared.fleet, self.spec
         ask = Ask(fleet.active, spec.disaggregated, survivors_serve_both=spec.survivors_serve_both)
@@ -198,14 +211,26 @@ class Gateway:
     def _served_names(self, generation: str | None) -> tuple[str, ...]:
         return self.shared.fleet.served_names.get(generation or "", self.spec.served_names)
 
+    def names(self, request: web.BaseRequest) -> tuple[str, ...]:
+        """Model names that a request may ask for."""
+        # Who may choose a generation (see _terms) may ask for the names that only that one has.
+        return self._served_names(request.headers.get("x-tandem-generation") or self.shared.fleet.active)
+
     async def _models(self, _request: web.BaseRequest, _request_id: str) -> Answer:
+        return json_answer({"object": "list", "data": self.models()})
+
+    def models(self) -> list[dict[str, object]]:
+        """The models as `/v1/models` lists them."""
         limit = {"max_model_len": self.spec.context_tokens_max} if self.spec.context_tokens_max else {}
         names = self._served_names(self.shared.fleet.active)
         card = {"object": "model", "created": 0, "owned_by": "tandem", "root": names[0], **limit}
-        models = [{"id": name, **card} for name in names]
-        return _json({"object": "list", "data": models})
+        return [{"id": name, **card} for name in names]
 
     async def _fleet(self, request: web.BaseRequest, _request_id: str) -> Answer:
+        return json_answer(self.view(request.headers))
+
+    def view(self, headers: Mapping[str, str]) -> dict[str, object]:
+        """The service as `/fleet` shows it to whoever sent these headers."""
         fleet, metrics = self.shared.fleet, self.shared.metrics
         workers = [
             {
@@ -223,22 +248,24 @@ class Gateway:
             }
             for worker in fleet
         ]
-        return _json(
-            {
-                "contract": self.spec.contract,
-                "service": self.spec.service,
-                "active_generation": fleet.active,
-                "proving": self.keys.has_proof(request.headers),
-                "ready": self._can_serve() and not self.draining,
-                "queue": {"running": self.queue.running, "waiting": len(self.queue.waiting)},
-                "workers": sorted(workers, key=lambda worker: str(worker["name"])),
-                "counts": metrics.counts,
-                "ttft_ms": metrics.ttft.summary(),
-                "tpot_ms": metrics.tpot.summary(),
-            }
-        )
+        return {
+            "contract": self.spec.contract,
+            "service": self.spec.service,
+            "active_generation": fleet.active,
+            "proving": self.keys.has_proof(headers),
+            "ready": self.is_ready,
+            "queue": {"running": self.queue.running, "waiting": len(self.queue.waiting)},
+            "workers": sorted(workers, key=lambda worker: str(worker["name"])),
+            "counts": metrics.counts,
+            "ttft_ms": metrics.ttft.summary(),
+            "tpot_ms": metrics.tpot.summary(),
+        }
 
     async def _metrics(self, _request: web.BaseRequest, _request_id: str) -> Answer:
+        return web.Response(body=(await self.observed()).render(), headers=METRICS_TYPE)
+
+    async def observed(self) -> Metrics:
+        """The metrics with the gauges as they stand now."""
         fleet = self.shared.fleet
         gauges = {
             "requests_running": float(self.queue.running),
@@ -253,8 +280,8 @@ class Gateway:
         }
         if self.scale is not None:
             self.shared.metrics.scaled(self.spec.service, asdict(await self.scale()))
-        body = self.shared.metrics.render(gauges, backlog_s, phases)
-        return web.Response(body=body, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+        self.shared.metrics.observe(gauges, backlog_s, phases)
+        return self.shared.metrics
 
     def _no_route(self, request: web.BaseRequest) -> Answer:
         methods = sorted(method for method, path in self._routes if path == request.path)
@@ -354,33 +381,13 @@ class Gateway:
         return refused(Refusal(503, "service_unavailable", "no_worker", message, retry_after_s=2), request.path)
 
     async def _read(self, request: web.BaseRequest) -> ClientRequest | Refusal:
-        limit = self.spec.body_bytes_max
-        too_large = invalid(f"the request body is larger than {limit} bytes", status=413)
-        if request.content_length is not None and request.content_length > limit:
-            return too_large
-        if request.headers.get("expect", "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0
-        if request.content.is_eof() or request.content.at_eof():
-            whole = request.content.read_nowait()
-            return too_large if len(whole) > limit else self._understand(request, whole)
-        body = bytearray()
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                async for part in request.content.iter_any():
-                    body += part
-                    if len(body) > limit:
-                        return too_large
-        except web.RequestPayloadError as error:
-            return invalid(f"the request body could not be read: {error}")
-        except TimeoutError:
-            return invalid(f"the request body did not come within {BODY_TIMEOUT_S:g} s", status=408)
-        return self._understand(request, bytes(body))
-
-    def _understand(self, request: web.BaseRequest, body: bytes) -> ClientRequest | Refusal:
-        # Who may choose a generation (see _terms) may ask for the names that only that one has.
-        generation = request.headers.get("x-tandem-generation") or self.shared.fleet.active
-        return read_request(request.path, body, self._served_names(generation))
+        limit_bytes = self.spec.body_bytes_max
+        sent = request.get(SENT)
+        if sent is None:
+            sent = await receive(request, limit_bytes)
+        elif sent.size_bytes > limit_bytes:
+            sent = too_large(limit_bytes)
+        return sent if isinstance(sent, Refusal) else understood(request.path, sent.fields, self.names(request))
 
     def _terms(self, request: web.BaseRequest, read: ClientRequest) -> Terms | Refusal:
         spec, headers = self.spec, request.headers
@@ -457,10 +464,6 @@ class Gateway:
     def _next(self) -> int:
         self._sequence += 1
         return self._sequence
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type=JSON)
 
 
 def _unhealthy(why: str) -> web.Response:
