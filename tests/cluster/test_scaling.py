@@ -20,9 +20,9 @@ from tests.manifest.test_manifests import SHAPES, made
 from tests.serving.load import Answer, steady, undisturbed
 
 POOLS = ("prefill", "decode")
-TOKENS = 40
+TOKENS = 20
 CLIENTS = 24
-"""With two seconds of reading for every five, and four seconds of writing in eight places, one worker each is short."""
+"""One worker reads 2.5 prompts a second, and one writes 4 answers: prefill is short at first, and then decode."""
 SCALED: dict[str, Any] = {
     "prefill": {
         "autoscalers": [{"workers_max": 2}],

@@ -73,6 +73,8 @@ class FakeEngine:
         default_factory=lambda: dict.fromkeys(("local_compute", "local_cache_hit", "external_kv_transfer"), 0)
     )
     generation_tokens: int = 0
+    steps: int = 0
+    """Of the model, each for all requests that run."""
     generating_requests: int = 0
     success: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("stop", "length", "abort", "error"), 0))
     kv: KvSide = field(default_factory=KvSide)
@@ -191,6 +193,7 @@ class FakeEngine:
         self._schedule()
 
     def _tick(self) -> None:
+        self.steps += 1
         for run in list(self._running):
             if run.state == "running":
                 self.generation_tokens += len(run.left)

@@ -11,6 +11,7 @@ class Counts(Protocol):
     served_names: tuple[str, ...]
     prompt_tokens_by_source: dict[str, int]
     generation_tokens: int
+    steps: int
     success: dict[str, int]
 
     @property
@@ -39,6 +40,8 @@ def render(engine: Counts) -> bytes:
     for source, count in engine.prompt_tokens_by_source.items():
         add("counter", "prompt_tokens_by_source_total", count, f',source="{source}"')
     add("counter", "generation_tokens_total", engine.generation_tokens)
+    add("histogram", "iteration_tokens_total", engine.steps, ',le="+Inf"', "_bucket")
+    add("histogram", "iteration_tokens_total", engine.steps, suffix="_count")
     for reason, count in engine.success.items():
         add("counter", "request_success_total", count, f',finished_reason="{reason}"')
     moved = engine.transfers

@@ -9,7 +9,7 @@ from tandem_worker.gateway.backlog import Meter
 from tandem_worker.gateway.scale import Figures, Scale, Work, together
 
 IDLE = Work(pending=0, done=0, busy_s=0)
-TARGETS = Scaling(prefill_backlog_s=2.0, decode_kv_usage=0.8, decode_slot_usage=0.8, answers_max=10)
+TARGETS = Scaling(prefill_backlog_s=2.0, prefill_usage=0.8, decode_kv_usage=0.8, decode_slot_usage=0.8, answers_max=10)
 
 
 def spec(at_least: float = 0.0, at_most: float = 0.0) -> GatewaySpec:
@@ -24,7 +24,7 @@ def spec(at_least: float = 0.0, at_most: float = 0.0) -> GatewaySpec:
 
 
 def one(name: str = "a", *, prefills: int = 1, decodes: int = 1, **known: Any) -> Figures:
-    terms: dict[str, Any] = {"prefill": IDLE, "decode": IDLE, "kv_usage": 0.0, **known}
+    terms: dict[str, Any] = {"prefill": IDLE, "decode": IDLE, "reading": {}, "kv_usage": 0.0, **known}
     return Figures(gateway=name, workers={"prefill": prefills, "decode": decodes}, **terms)
 
 
@@ -46,6 +46,16 @@ def test_a_gateway_that_has_nothing_to_do_changes_no_figure() -> None:
 
 def test_nothing_is_behind_where_nothing_was_measured_yet() -> None:
     assert told(one(prefill=Work(pending=600, done=0, busy_s=0))).prefill_backlog_s == 0
+
+
+def test_a_worker_that_reads_for_several_gateways_is_busy_for_all_of_them() -> None:
+    assert told(one(reading={"x": 0.5, "y": 0.0}), one("b", reading={"x": 0.3, "y": 0.2})).prefill_usage == 0.5
+    assert told(one(reading={"x": 0.9}), one("b", reading={"x": 0.9})).prefill_usage == 1
+
+
+def test_readers_that_keep_up_without_time_to_spare_are_not_fewer_beside_the_others() -> None:
+    busy = one(prefills=4, decodes=4, reading=dict.fromkeys("wxyz", 0.8))
+    assert told(busy, at_least=1, at_most=1).decode_workers_min == 4
 
 
 def test_answers_wait_that_find_no_place() -> None:
@@ -88,6 +98,14 @@ def test_a_pool_that_is_as_full_as_it_should_be_takes_no_other_with_it() -> None
 def test_without_a_ratio_no_pool_holds_the_other() -> None:
     found = told(one(prefills=4, decodes=4, kv_usage=1.0))
     assert (found.prefill_workers_min, found.decode_workers_min) == (0, 0)
+
+
+def test_a_meter_knows_how_much_of_the_time_it_was_busy() -> None:
+    meter = Meter()
+    for second in range(600):
+        meter.begin(1, second)
+        meter.end(1, second + 0.5, finished=True)
+    assert meter.busy_share(600) == pytest.approx(0.5, rel=0.02)
 
 
 def test_a_meter_tells_what_has_faded_since() -> None:

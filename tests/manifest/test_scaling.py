@@ -91,6 +91,7 @@ def test_each_pool_follows_its_own_phase_and_with_a_ratio_the_other_pool_too() -
     of = made(llama_pair(scaled(4), scaled(4), prefill_per_decode=tandem.Ratio(at_least=0.5, at_most=4)))
     assert triggers(of, "prefill-scaling") == {
         "services.llama.prefill_backlog_s": ("Value", 2.0),
+        "services.llama.prefill_usage": ("Value", 0.8),
         "services.llama.prefill_workers_min": ("AverageValue", 1.0),
     }
     assert triggers(of, "decode-scaling") == {
@@ -110,7 +111,11 @@ def test_half_of_the_time_to_the_first_token_may_be_spent_waiting() -> None:
 def test_a_flexible_pool_is_one_object_on_all_that_waits() -> None:
     of = made(llama_flexible(scaled(6)))
     assert [child.key for child in of.children if child.key.endswith("-scaling")] == ["flexible-scaling"]
-    assert next(iter(triggers(of, "flexible-scaling"))) == "services.llama.backlog_s"
+    assert [name.rpartition(".")[2] for name in triggers(of, "flexible-scaling")] == [
+        "backlog_s",
+        "decode_kv_usage",
+        "decode_slot_usage",
+    ]
 
 
 def test_pairs_in_one_pod_are_one_object_and_count_the_gpus_of_both() -> None:
@@ -133,10 +138,12 @@ def test_the_plain_autoscaler_follows_the_same_figures() -> None:
     )
     assert [one["external"]["metric"]["selector"]["matchLabels"]["figure"] for one in metrics] == [
         "prefill_backlog_s",
+        "prefill_usage",
         "prefill_workers_min",
     ]
     assert [one["external"]["target"] for one in metrics] == [
         {"type": "Value", "value": "2000m"},
+        {"type": "Value", "value": "800m"},
         {"type": "AverageValue", "averageValue": "1"},
     ]
 

@@ -64,8 +64,8 @@ def end_node(host: Host, node: Node) -> None:
     _unmount((node.home(host.site), node.run), host.run)
     host.run.attempt("ip", "link", "delete", node.bridge)
     remove_control_group(node)
-    for folder in FORGOTTEN:
-        shutil.rmtree(node.home(host.site) / folder, ignore_errors=True)
+    for folder in (node.run, *(node.home(host.site) / name for name in FORGOTTEN)):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_hooks(api: Api) -> None:

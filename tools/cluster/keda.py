@@ -26,10 +26,13 @@ SERVICE = "keda-metrics-apiserver"
 GRPC_PORT, ADAPTER_PORT, METRICS_PORT, HEALTH_PORT = 9666, 9667, 9668, 9669
 CHAIN = "TANDEM-KEDA"
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-_GROUP = "external.metrics.k8s.io"
+_GROUP, _RBAC = "external.metrics.k8s.io", "rbac.authorization.k8s.io/v1"
+READER = "keda-reader"
 _PLACES = (
     f"/api/v1/namespaces/{NAMESPACE}",
     f"/api/v1/namespaces/{NAMESPACE}/services/{SERVICE}",
+    f"/apis/{_RBAC}/clusterroles/{READER}",
+    f"/apis/{_RBAC}/clusterrolebindings/{READER}",
     f"/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.{_GROUP}",
 )
 """Of what it registers, each after what it needs."""
@@ -151,7 +154,7 @@ def _registered(site: Site) -> dict[str, Any]:
         "groupPriorityMinimum": 100,
         "versionPriority": 100,
     }
-    namespace, service, group = _PLACES
+    namespace, service, role, binding, group = _PLACES
     return {
         namespace: {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         service: {
@@ -159,6 +162,20 @@ def _registered(site: Site) -> dict[str, Any]:
             "kind": "Service",
             "metadata": {"name": SERVICE, "namespace": NAMESPACE},
             "spec": {"type": "ExternalName", "externalName": "localhost"},
+        },
+        role: {
+            "apiVersion": _RBAC,
+            "kind": "ClusterRole",
+            "metadata": {"name": READER},
+            "rules": [{"apiGroups": [_GROUP], "resources": ["*"], "verbs": ["get", "list"]}],
+        },
+        # This API server has no certificate by which the adapter would believe it who asks, so nobody has a name there.
+        binding: {
+            "apiVersion": _RBAC,
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": READER},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": READER},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:anonymous"}],
         },
         group: {
             "apiVersion": "apiregistration.k8s.io/v1",

@@ -99,6 +99,8 @@ class Scaling(_Value):
 
     prefill_backlog_s: float
     """Seconds of prompts that may wait."""
+    prefill_usage: float
+    """Share of their time in which prefill workers have prompts to read; above it there are too few."""
     decode_kv_usage: float
     """Share of the decode workers' memory for KV; above it there are too few."""
     decode_slot_usage: float

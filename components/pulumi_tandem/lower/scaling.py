@@ -8,6 +8,8 @@ BACKLOG_S = 2.0
 """Seconds of prompts that may wait, where no objective says how soon the first token must come."""
 BACKLOG_SHARE_OF_TTFT = 0.5
 """Of the TTFT objective: the rest is prefill itself and the hand-off."""
+PREFILL_USAGE = 0.8
+"""No more than that, or a pool that has caught up would become smaller, fall behind, and grow again for ever."""
 KV_USAGE = 0.8
 """Above it vLLM's scheduler begins to preempt where answers are long."""
 SLOT_USAGE = 0.9
@@ -21,6 +23,7 @@ def scaling(resolved: Resolved) -> Scaling | None:
     ttft_ms = resolved.objectives.ttft_ms if resolved.objectives else None
     return Scaling(
         prefill_backlog_s=ttft_ms / 1000 * BACKLOG_SHARE_OF_TTFT if ttft_ms else BACKLOG_S,
+        prefill_usage=PREFILL_USAGE,
         decode_kv_usage=KV_USAGE,
         decode_slot_usage=SLOT_USAGE,
         answers_max=decodes_max(resolved, resolved.pools[-1]),

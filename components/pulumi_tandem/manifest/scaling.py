@@ -1,7 +1,8 @@
 """What moves the number of workers: KEDA on the gateways' own figures, or the cluster's plain autoscaler.
 
-Both read what the gateways tell of a service: how many seconds of prompts wait for prefill, which share of its KV the
-decode pool has in use, and which of its places for answers. A pool's wanted size is its size times figure over target.
+Both read what the gateways tell of a service: how many seconds of prompts wait for prefill, and how much of its time
+that pool reads; which share of its KV the decode pool has in use, and which of its places for answers. A pool's wanted
+size is its size times figure over target, the largest of them.
 Where the declaration has a ratio, each pool also follows the fewest workers that it takes beside the other one. It
 shrinks after five quiet minutes, and by draining: a pod that is deleted finishes what it serves.
 """
@@ -63,9 +64,13 @@ def _figures(pool: ResolvedPool, fleet: Fleet, *, paired: bool) -> list[tuple[st
     targets = fleet.gateway.scaling
     assert targets is not None, "a service that is scaled has targets"
     decode = [("decode_kv_usage", targets.decode_kv_usage), ("decode_slot_usage", targets.decode_slot_usage)]
-    if paired or pool.name not in {"prefill", "decode"}:
+    reading = ("prefill_usage", targets.prefill_usage)
+    if paired:
+        return [("backlog_s", targets.prefill_backlog_s), reading, *decode]
+    if pool.name not in {"prefill", "decode"}:
+        # Who reads there is as many as read all day: how busy they are says nothing of the pool.
         return [("backlog_s", targets.prefill_backlog_s), *decode]
-    return decode if pool.phase == "decode" else [("prefill_backlog_s", targets.prefill_backlog_s)]
+    return decode if pool.phase == "decode" else [("prefill_backlog_s", targets.prefill_backlog_s), reading]
 
 
 def _floor(resolved: Resolved, pool: ResolvedPool) -> str | None:

@@ -1,6 +1,7 @@
 """How many seconds of work wait in a phase: what is pending over the rate at which it has been done."""
 
 from dataclasses import dataclass
+from math import log
 
 HALF_LIFE_S = 60.0
 """After so long, what was measured counts half: loads and prompts change."""
@@ -37,6 +38,11 @@ class Meter:
         """`pending`, `done` and `busy_s` as they are by now."""
         self._pass(now_s)
         return self.pending, self.done, self.busy_s
+
+    def busy_share(self, now_s: float) -> float:
+        """Share of the time with work pending, of about the last two half-lives."""
+        self._pass(now_s)
+        return min(1.0, self.busy_s * log(2) / HALF_LIFE_S)
 
     @property
     def rate(self) -> float:

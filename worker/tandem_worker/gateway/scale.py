@@ -10,7 +10,7 @@ from math import ceil
 
 from pydantic import BaseModel
 
-from tandem_worker.contract import GatewaySpec, Phase, Scaling
+from tandem_worker.contract import GatewaySpec, Phase
 from tandem_worker.gateway.backlog import Meter
 from tandem_worker.gateway.fleet import Fleet, Worker
 
@@ -38,6 +38,8 @@ class Figures(BaseModel):
     decode: Work
     workers: dict[Phase, int]
     """Workers of the active generation that do not leave, ready or not."""
+    reading: dict[str, float]
+    """Of those that take prompts, by name: the share of the time in which this gateway has prompts there."""
     kv_usage: float
     """Mean over the ready decode workers."""
 
@@ -50,6 +52,8 @@ class Scale:
     """How long the prompts take that are to be read; 0 while no prompt has been."""
     backlog_s: float
     """The same, and how long the answers wait that no decode worker has a place for."""
+    prefill_usage: float
+    """Share of their time in which prefill workers have prompts to read, over the last two minutes or so."""
     decode_kv_usage: float
     decode_slot_usage: float
     """Answers under way over places for answers; above 1 some wait."""
@@ -68,6 +72,7 @@ def figures(gateway: str, fleet: Fleet, now_s: float) -> Figures:
         prefill=_work(fleet.meters["prefill"], now_s),
         decode=_work(fleet.meters["decode"], now_s),
         workers={phase: sum(worker.phase == phase for worker in there) for phase in ("prefill", "decode")},
+        reading={worker.record.name: worker.prompts.busy_share(now_s) for worker in there if worker.phase == "prefill"},
         kv_usage=sum(shares) / len(shares) if shares else 0.0,
     )
 
@@ -85,9 +90,15 @@ def together(known: Sequence[Figures], spec: GatewaySpec) -> Scale:
         "decode_kv_usage": max(each.kv_usage for each in known),
         "decode_slot_usage": answers / places if places else 0.0,
     }
-    prefill_min, decode_min = _floors(spec, spec.scaling, workers, prompts_s, usage)
+    reading = _reading(known)
+    fullness = {
+        "prefill": max(prompts_s / spec.scaling.prefill_backlog_s, reading / spec.scaling.prefill_usage),
+        "decode": max(usage[name] / getattr(spec.scaling, name) for name in usage),
+    }
+    prefill_min, decode_min = _floors(spec, workers, fullness)
     return Scale(
         prefill_backlog_s=prompts_s,
+        prefill_usage=reading,
         backlog_s=prompts_s + _seconds([each.decode for each in known], pending=max(0.0, answers - places)),
         prefill_workers_min=prefill_min,
         decode_workers_min=decode_min,
@@ -111,19 +122,22 @@ def _seconds(works: Sequence[Work], pending: float | None = None) -> float:
     return left * max(work.busy_s for work in works) / done if done else 0.0
 
 
-def _floors(
-    spec: GatewaySpec, targets: Scaling, workers: dict[Phase, int], prompts_s: float, usage: dict[str, float]
-) -> tuple[int, int]:
-    """Fewest workers of each phase beside the other one.
+def _reading(known: Sequence[Figures]) -> float:
+    """Mean over the workers; one that reads for several gateways may be counted as busier than it is, never as less."""
+    names = {name for each in known for name in each.reading}
+    shares = [min(1.0, sum(each.reading.get(name, 0.0) for each in known)) for name in names]
+    return sum(shares) / len(shares) if shares else 0.0
+
+
+def _floors(spec: GatewaySpec, workers: dict[Phase, int], fullness: dict[str, float]) -> tuple[int, int]:
+    """Fewest workers of each phase beside the other one; `fullness` is 1 where a phase has just enough.
 
     A pool that must grow takes the other with it at once. One that may shrink is counted as one worker smaller, so that
     the other may follow: each counted as large as it is, both would hold each other up for ever.
     """
     if not spec.prefill_per_decode_max:
         return 0, 0
-    fullness = max(usage[name] / getattr(targets, name) for name in usage)
-    prefills = _meant(workers["prefill"], prompts_s / targets.prefill_backlog_s)
-    decodes = _meant(workers["decode"], fullness)
+    prefills, decodes = (_meant(workers[phase], fullness[phase]) for phase in ("prefill", "decode"))
     # Rounded first: 3 * 1.1 is more than 3.3.
     return (
         ceil(round(spec.prefill_per_decode_min * decodes, 9)),
