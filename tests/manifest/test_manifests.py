@@ -262,6 +262,7 @@ def test_the_front_door_is_opened_as_asked() -> None:
     assert of.child("gateway-scaling").manifest["spec"]["maxReplicas"] == 6
     spec = pod_specs(of)["gateway"]["spec"]
     assert "--api-keys-file" in spec["containers"][0]["args"]
+    assert [one["secret"]["defaultMode"] for one in spec["volumes"] if "secret" in one] == [0o440]
     assert spec["imagePullSecrets"] == [{"name": "p"}]
     parented = Gateway(route=Route(host="llm.example", parent=("gateways", "public")))
     of = made(laptop_pair(), Setting(images=IMAGES, gateway=parented))

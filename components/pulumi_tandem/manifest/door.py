@@ -102,7 +102,8 @@ def _deployment(door: Door, setting: Setting, config: str) -> dict[str, Any]:
     }
     volumes: list[dict[str, Any]] = [{"name": "spec", "configMap": {"name": config}}, tmp("1Gi")]
     if gateway.keys_secret is not None:
-        volumes.append({"name": "keys", "secret": {"secretName": gateway.keys_secret}})
+        # For root, and for the pod's own group: the gateway takes no keys that anybody could read.
+        volumes.append({"name": "keys", "secret": {"secretName": gateway.keys_secret, "defaultMode": 0o440}})
     pod = {
         "serviceAccountName": door.name,
         "enableServiceLinks": False,
