@@ -125,9 +125,15 @@ def test_a_death_loses_no_request(serving: Serving, kind: str, side: str) -> Non
     async def run() -> None:
         async with steady(serving.url, serving.expected, clients=2) as load:
             await load.answered(2)
-            victim = victim_of(serving, side, kind)
-            await until(lambda: streams_at(serving, side) and (side == "prefill" or load.is_mid_stream))
-            victim.kill()
+            victim, core = victim_of(serving, side, kind), victim_of(serving, side, "engine-core")
+            if side == "prefill":
+                core.suspend()  # a prefill lasts a quarter of a second or less: this one lasts until the death
+            try:
+                await until(lambda: streams_at(serving, side) and (side == "prefill" or load.is_mid_stream))
+                victim.kill()
+            finally:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    core.resume()
             await load.answered(6)
             load.pace_s = RECOVERY_PACE_S
             await until(
