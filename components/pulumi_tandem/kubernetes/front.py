@@ -54,10 +54,7 @@ class Front(pulumi.ComponentResource):
         own = pulumi.ResourceOptions(
             parent=self, provider=provider_of(name, args.cluster, self), depends_on=list(args.services)
         )
-        self.resources = {}
-        for child in made:
-            after = [self.resources[key] for key in child.after]
-            self.resources |= {child.key: register(name, child, own, after)}
+        self.resources = register(name, made, own)
         self.url = pulumi.Output.concat("http://", name, "-front.", namespace, ".svc")
         self.register_outputs({"url": self.url})
 

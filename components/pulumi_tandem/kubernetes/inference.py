@@ -74,10 +74,7 @@ class Inference(pulumi.ComponentResource):
         self.namespace, self.spec = args.namespace, made.gateway
         super().__init__(TOKEN, name, {}, opts)
         own = pulumi.ResourceOptions(parent=self, provider=provider_of(name, args.cluster, self))
-        self.resources = {}
-        for child in made.children:
-            after = [self.resources[key] for key in child.after]
-            self.resources |= {child.key: register(name, child, own, after)}
+        self.resources = register(name, made.children, own)
         self.url = _url(args)
         self.generation = pulumi.Output.from_input(made.generation)
         self.evidence = _evidence(name, made, args.namespace, own, self.resources["proof"])

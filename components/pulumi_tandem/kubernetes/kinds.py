@@ -1,6 +1,6 @@
 """Which Pulumi resource stands for which kind of object."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 import pulumi_kubernetes as k8s
@@ -30,7 +30,15 @@ _ARGUMENTS = {"roleRef": "role_ref", "automountServiceAccountToken": "automount_
 """Top-level fields as the SDK names them; the rest is spelled alike, and below it JSON is passed as it is."""
 
 
-def register(
+def register(name: str, children: Iterable[Child], own: pulumi.ResourceOptions) -> dict[str, pulumi.CustomResource]:
+    """The children as resources of the component `name`, by their keys; each stands after what it needs."""
+    made: dict[str, pulumi.CustomResource] = {}
+    for child in children:
+        made[child.key] = _registered(name, child, own, [made[key] for key in child.after])
+    return made
+
+
+def _registered(
     name: str, child: Child, own: pulumi.ResourceOptions, after: Sequence[pulumi.Resource]
 ) -> pulumi.CustomResource:
     """The child as a resource of the component `name`.
