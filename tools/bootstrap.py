@@ -16,7 +16,7 @@ if sys.version_info < (3, 11):
 import argparse
 from collections.abc import Sequence
 
-from steps import engine, environment, images, keda, kubernetes, kwok, library, model, programs, pulumi_cli
+from steps import engine, environment, images, kubernetes, library, model, programs, pulumi_cli
 from steps.frame import Failure, Place, Screen, Step, carry_out, order
 
 STEPS: tuple[Step, ...] = (
@@ -28,8 +28,6 @@ STEPS: tuple[Step, ...] = (
     environment.STEP,
     *images.STEPS,
     kubernetes.STEP,
-    kwok.STEP,
-    keda.STEP,
     *programs.STEPS,
 )
 

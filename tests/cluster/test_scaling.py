@@ -11,7 +11,7 @@ import pytest
 
 import pulumi_tandem as tandem
 from pulumi_tandem.manifest import Images, Setting
-from steps import keda
+from steps.programs import KEDA
 from tests.builders import llama_flexible
 from tests.cluster.api import Namespace, until
 from tests.cluster.bringup import added, built
@@ -40,7 +40,7 @@ NEXT: dict[str, Any] = {**SCALED, "service": {"served_names": ["SmolLM2-135M-Ins
 def service(
     cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[InCluster]:
-    built(keda.STEP.name)
+    built(KEDA.name)
     with added("keda"):
         made = InCluster(tmp_path_factory.mktemp("scaling") / "project", cluster_kubeconfig, namespace())
         up = made.up(**SCALED)

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 from cluster import keda, kwok, policies, second
 from cluster.host import Host
-from steps import keda as keda_binaries
-from steps import kwok as kwok_binary
 from steps.frame import Step
-from steps.programs import POLICIES
+from steps.programs import KEDA, KWOK, POLICIES
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,8 @@ class Addition:
 
 
 ADDITIONS = {
-    "keda": Addition(keda.start, keda.end, keda_binaries.STEP),
-    "kwok": Addition(kwok.start, kwok.end, kwok_binary.STEP),
+    "keda": Addition(keda.start, keda.end, KEDA.step),
+    "kwok": Addition(kwok.start, kwok.end, KWOK.step),
     "policies": Addition(policies.start, policies.end, POLICIES.step),
     "second-node": Addition(second.start, second.end),
 }

@@ -5,6 +5,7 @@ import ssl
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cluster.keys import token
@@ -13,6 +14,7 @@ from cluster.place import API_PORT, Site
 TIMEOUT_S = 10.0
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+_KINDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
 class Refused(Exception):
@@ -63,3 +65,9 @@ class Api:
     def merge(self, path: str, body: dict[str, Any]) -> Any:  # noqa: ANN401 - JSON
         """Merge into an object."""
         return self.ask("PATCH", path, json.dumps(body).encode(), MERGE)
+
+
+def kinds_in(folder: Path) -> dict[str, Path]:
+    """Files of CustomResourceDefinitions, named GROUP_PLURAL.yaml, by their paths in the API."""
+    parts = {file: file.stem.partition("_") for file in sorted(folder.glob("*.yaml"))}
+    return {f"{_KINDS}/{plural}.{group}": file for file, (group, _, plural) in parts.items()}

@@ -1,18 +1,17 @@
 """The controller of LeaderWorkerSet, with its webhooks: they write each pod's place in its group."""
 
 import json
-import socket
 from typing import Any
 
-from cluster.api import Api
+from cluster.api import Api, kinds_in
 from cluster.keys import authority
 from cluster.place import WEBHOOK_PORT, Site
+from cluster.probe import listens
 from cluster.processes import Processes
 from steps.frame import write_whole
 
 READY_TIMEOUT_S = 60.0
 HEALTH_PORT = 8089
-_CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _WEBHOOKS = "/apis/admissionregistration.k8s.io/v1"
 _LWS, _SETS = "leaderworkerset.x-k8s.io", "disaggregatedset.x-k8s.io"
 _OF_A_GROUP = {"matchExpressions": [{"key": "leaderworkerset.sigs.k8s.io/name", "operator": "Exists"}]}
@@ -22,9 +21,8 @@ _OF_A_GROUP = {"matchExpressions": [{"key": "leaderworkerset.sigs.k8s.io/name", 
 def start_groups(site: Site, processes: Processes) -> None:
     """Start the controller once its kinds are served; its webhooks are called from then on."""
     api = Api(site)
-    for file in sorted((site.binaries / "crds").glob("*.yaml")):
-        group, _, plural = file.stem.partition("_")
-        api.apply(f"{_CRDS}/{plural}.{group}", file.read_bytes())
+    for path, file in kinds_in(site.binaries / "crds").items():
+        api.apply(path, file.read_bytes())
     config = {
         "apiVersion": "config.lws.x-k8s.io/v1alpha1",
         "kind": "Configuration",
@@ -46,18 +44,10 @@ def start_groups(site: Site, processes: Processes) -> None:
         [site.binaries / "lws", "--config", site.home / "lws.json"],
         {"KUBECONFIG": str(site.keys / "kubeconfig")},
     )
-    processes.until("the webhooks answer", _listens, name="lws", timeout_s=READY_TIMEOUT_S)
+    processes.until("the webhooks answer", lambda: listens(WEBHOOK_PORT), name="lws", timeout_s=READY_TIMEOUT_S)
     for kind, body in (("mutating", _mutating(site)), ("validating", _validating(site))):
         plural = f"{kind}webhookconfigurations"
         api.apply(f"{_WEBHOOKS}/{plural}/lws-{kind}", json.dumps(body).encode())
-
-
-def _listens() -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", WEBHOOK_PORT), timeout=1):
-            return True
-    except OSError:
-        return False
 
 
 def _mutating(site: Site) -> dict[str, Any]:

@@ -7,25 +7,24 @@ then who may ask; the operator asks for names of Services where pods do.
 import contextlib
 import json
 import shutil
-import socket
 from pathlib import Path
 from typing import Any
 
-from cluster.api import Refused
+from cluster.api import Refused, kinds_in
 from cluster.host import Host
 from cluster.keys import authority, certificate
 from cluster.network import add_chain, remove_chain
 from cluster.place import DNS_ADDRESS, Site
+from cluster.probe import listens
 from cluster.processes import Processes
-from steps import keda
 from steps.frame import Run, write_whole
+from steps.programs import KEDA
 
 READY_TIMEOUT_S = 60.0
 NAMESPACE = "keda"
 SERVICE = "keda-metrics-apiserver"
 GRPC_PORT, ADAPTER_PORT, METRICS_PORT, HEALTH_PORT = 9666, 9667, 9668, 9669
 CHAIN = "TANDEM-KEDA"
-_CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _GROUP, _RBAC = "external.metrics.k8s.io", "rbac.authorization.k8s.io/v1"
 READER = "keda-reader"
 _PLACES = (
@@ -47,8 +46,8 @@ def start(host: Host) -> None:
 
     Raises: Failure.
     """
-    api, binaries = host.api, keda.cached(host.place)
-    for path, file in _kinds(binaries).items():
+    api, binaries = host.api, KEDA.cached(host.place)
+    for path, file in kinds_in(binaries / "crds").items():
         api.apply(path, file.read_bytes())
     host.processes.until(
         "ScaledObjects are served",
@@ -72,18 +71,12 @@ def start(host: Host) -> None:
 
 def end(host: Host) -> None:
     """What it registered first: while a group has no server, no namespace of the cluster can be removed."""
-    for path in (*reversed(_PLACES), *_kinds(keda.cached(host.place))):
+    for path in (*reversed(_PLACES), *kinds_in(KEDA.cached(host.place) / "crds")):
         with contextlib.suppress(Refused):
             host.api.ask("DELETE", path)
     for name in ("keda-adapter", "keda-operator"):
         host.processes.stop(name)
     remove_chain(host.run, "filter", "INPUT", CHAIN)
-
-
-def _kinds(binaries: Path) -> dict[str, Path]:
-    """Files of KEDA's kinds by their paths in the API."""
-    names = {file: file.stem.partition("_") for file in sorted((binaries / "crds").glob("*.yaml"))}
-    return {f"{_CRDS}/{plural}.{group}": file for file, (group, _, plural) in names.items()}
 
 
 def _keys(site: Site, run: Run) -> None:
@@ -113,15 +106,9 @@ def _operator(site: Site, processes: Processes, binary: Path) -> None:
         ],
         _environment(site),
     )
-    processes.until("KEDA's operator answers", _listens, name="keda-operator", timeout_s=READY_TIMEOUT_S)
-
-
-def _listens() -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", GRPC_PORT), timeout=1):
-            return True
-    except OSError:
-        return False
+    processes.until(
+        "KEDA's operator answers", lambda: listens(GRPC_PORT), name="keda-operator", timeout_s=READY_TIMEOUT_S
+    )
 
 
 def _adapter(site: Site, processes: Processes, binary: Path) -> None:

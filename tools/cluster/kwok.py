@@ -5,12 +5,11 @@ own, so a process that listens at one of them is what answers for the pod.
 """
 
 import json
-import urllib.error
-import urllib.request
 
 from cluster.host import Host
-from steps import kwok
+from cluster.probe import answers
 from steps.frame import write_whole
+from steps.programs import KWOK
 
 ANNOTATION = "kwok.x-k8s.io/node=fake"
 FAKE_POD_RANGE = "10.245.0.0/16"
@@ -36,7 +35,7 @@ def start(host: Host) -> None:
         "serverAddress": SERVER,
     }
     config = {"apiVersion": "config.kwok.x-k8s.io/v1alpha1", "kind": "KwokConfiguration", "options": options}
-    binaries, site = kwok.cached(host.place), host.site
+    binaries, site = KWOK.cached(host.place), host.site
     write_whole(site.home / "kwok.yaml", json.dumps(config))
     host.processes.start(
         "kwok",
@@ -45,19 +44,12 @@ def start(host: Host) -> None:
             *(f"--config={site.home / 'kwok.yaml'}", f"--config={binaries / 'stages.yaml'}"),
         ],
     )
-    host.processes.until("KWOK answers", _answers, name="kwok", timeout_s=READY_TIMEOUT_S)
+    host.processes.until(
+        "KWOK answers", lambda: answers(f"http://{SERVER}/healthz"), name="kwok", timeout_s=READY_TIMEOUT_S
+    )
 
 
 def end(host: Host) -> None:
     """End the controller, and take the route away."""
     host.processes.stop("kwok")
     host.run.attempt("ip", "route", "delete", *ROUTE)
-
-
-def _answers() -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"http://{SERVER}/healthz", timeout=2):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False

@@ -1,12 +1,11 @@
 """The pods' network: a bridge for each node, which the kernel routes between; kube-proxy's Services; DNS."""
 
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from cluster.control import component_links
 from cluster.host import Host
 from cluster.place import API_PORT, DNS_ADDRESS, FIRST, NODES, POD_RANGE, WEBHOOK_PORT, Node, Site
+from cluster.probe import answers
 from cluster.processes import Processes
 from steps.frame import Run, write_whole
 
@@ -37,7 +36,9 @@ def start_network(host: Host) -> None:
 
 def await_dns(processes: Processes) -> None:
     """Raises: Failure."""
-    processes.until("DNS answers", _dns_ready, name="dns", timeout_s=READY_TIMEOUT_S)
+    processes.until(
+        "DNS answers", lambda: answers(f"http://{DNS_ADDRESS}:8181/ready"), name="dns", timeout_s=READY_TIMEOUT_S
+    )
 
 
 def add_bridge(node: Node, run: Run) -> None:
@@ -98,12 +99,3 @@ def _dns(site: Site, processes: Processes) -> None:
 """
     write_whole(site.home / "Corefile", corefile)
     processes.start("dns", [site.binaries / "coredns", "-conf", site.home / "Corefile"])
-
-
-def _dns_ready() -> bool:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"http://{DNS_ADDRESS}:8181/ready", timeout=2):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False

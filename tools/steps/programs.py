@@ -1,19 +1,27 @@
-"""Programs that tests on the cluster take, each built from a Go module of its own."""
+"""Programs that tests on the cluster take, each built from a Go module that its own folder pins."""
 
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from steps.frame import Place, Run, Step, digest, made_beside
-from steps.gomodule import build
+from steps.gomodule import build, folder_of
 
 
 @dataclass(frozen=True)
 class Program:
-    """One of them; `tools/cluster/NAME` pins it and has its main package."""
+    """One of them; `tools/cluster/NAME` pins it."""
 
     name: str
     summary: str
+    fill: Callable[[Run, Path, Path], None]
+    """Builds what it takes from its sources, the first folder, into the second. Raises: Failure."""
+    go_file: str = "main.go"
+    """Its main package, or what imports the one of its module."""
+    settings: tuple[str, ...] = ()
+    """What else decides what is built."""
 
     def sources(self, place: Place) -> Path:
         """The pinned module."""
@@ -21,10 +29,11 @@ class Program:
 
     def key(self, place: Place) -> str:
         """Every file that decides what is built."""
-        return digest(os.uname().machine, *(self.sources(place) / name for name in ("go.mod", "go.sum", "main.go")))
+        files = (self.sources(place) / name for name in ("go.mod", "go.sum", self.go_file))
+        return digest(os.uname().machine, *self.settings, *files)
 
     def cached(self, place: Place) -> Path:
-        """The folder of the binary."""
+        """The folder of what is built."""
         return place.cache / f"{self.name}-{self.key(place)}"
 
     def binary(self, place: Place) -> Path:
@@ -38,8 +47,7 @@ class Program:
     def make(self, place: Place, run: Run) -> None:
         """Builds it."""
         with made_beside(self.cached(place)) as folder:
-            run.report(f"compiling {self.name} takes one minute on two cores, two on a busy machine")
-            build(run, self.sources(place), ".", folder / self.name)
+            self.fill(run, self.sources(place), folder)
 
     @property
     def step(self) -> Step:
@@ -56,6 +64,38 @@ class Program:
         )
 
 
-POLICIES = Program("policies", "an enforcer of NetworkPolicies for the test cluster: kube-network-policies")
-KUBECTL = Program("kubectl", "kubectl, with which tests drain nodes")
-STEPS = (POLICIES.step, KUBECTL.step)
+KEDA_MODULE, KWOK_MODULE = "github.com/kedacore/keda/v2", "sigs.k8s.io/kwok"
+KWOK_STAGES = (
+    "node/fast/node-initialize.yaml",
+    *(f"pod/fast/pod-{what}.yaml" for what in ("ready", "complete", "delete")),
+)
+"""Of the module's own: nodes and pods are ready at once, and what is deleted is gone at once."""
+
+
+def _alone(run: Run, sources: Path, folder: Path) -> None:
+    """The main package in the folder itself, as a binary of its name."""
+    run.report(f"compiling {sources.name} takes one minute on two cores, two on a busy machine")
+    build(run, sources, ".", folder / sources.name)
+
+
+def _keda(run: Run, sources: Path, folder: Path) -> None:
+    """`operator` and `adapter`, and `crds/*.yaml`; the clients of every cloud are in it."""
+    for name in ("operator", "adapter"):
+        run.report(f"compiling KEDA's {name}; both take nine minutes on two cores")
+        build(run, sources, f"{KEDA_MODULE}/cmd/{name}", folder / name)
+    shutil.copytree(folder_of(run, sources, KEDA_MODULE) / "config/crd/bases", folder / "crds")
+
+
+def _kwok(run: Run, sources: Path, folder: Path) -> None:
+    """`kwok`, and `stages.yaml`, what it makes of nodes and pods."""
+    run.report("compiling KWOK takes a minute")
+    build(run, sources, f"{KWOK_MODULE}/cmd/kwok", folder / "kwok")
+    stages = folder_of(run, sources, KWOK_MODULE) / "kustomize/stage"
+    (folder / "stages.yaml").write_text("---\n".join((stages / stage).read_text() for stage in KWOK_STAGES))
+
+
+KWOK = Program("kwok", "nodes that do not exist, for the test cluster", _kwok, "tools.go", KWOK_STAGES)
+KEDA = Program("keda", "autoscalers that follow a gateway's figures, for the test cluster", _keda, "tools.go")
+POLICIES = Program("policies", "an enforcer of NetworkPolicies for the test cluster: kube-network-policies", _alone)
+KUBECTL = Program("kubectl", "kubectl, with which tests drain nodes", _alone)
+STEPS = tuple(program.step for program in (KWOK, KEDA, POLICIES, KUBECTL))
