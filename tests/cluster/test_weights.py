@@ -35,7 +35,7 @@ def declared(source: str = "hf://tiny/model@main") -> dict[str, Any]:
         "model": {"path": PLACE},
         "weights": {"source": source, "into": "weights", "secret": "place"},
         "service": {"token_secret": {"name": "hub"}},
-        "front": {"served_names": ["code"]},
+        "second": {"served_names": ["code"]},
     }
 
 
