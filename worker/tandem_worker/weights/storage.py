@@ -3,6 +3,7 @@
 The client, object_store, finds access keys or the pod's own identity in the environment, as each cloud's tools do.
 """
 
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -95,4 +96,6 @@ class Storage:
         forbidden = exceptions.PermissionDeniedError, exceptions.UnauthenticatedError
         if isinstance(error, forbidden) or "401 Unauthorized" in text or "403 Forbidden" in text:
             return Refused(f"the storage refuses {self.name}: its access keys, or the account's identity, may not read")
-        return Interrupted(f"the storage does not give {self.name} ({text[:TEXT_MAX]})")
+        # Between request and reason it counts its tries.
+        said = re.sub(r"^.*?(GET|HEAD) (\S+) in .* - ", r"\1 \2: ", text)
+        return Interrupted(f"the storage does not give {self.name} ({said[:TEXT_MAX]})")
