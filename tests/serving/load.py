@@ -177,6 +177,7 @@ class Load:
         self.pace_s = 0.0
         """Pause of each client between two requests."""
         self._answered = asyncio.Condition()
+        self._turn = [asyncio.Lock() for _ in range(clients)]
 
     async def __aenter__(self) -> Self:
         turns = itertools.cycle(self.kinds)
@@ -193,7 +194,8 @@ class Load:
 
         async with httpx.AsyncClient(base_url=self.url, timeout=REQUEST_TIMEOUT_S) as client:
             while not self._stopping:
-                outcome = await ask(client, next(turns), on_text)
+                async with self._turn[index]:
+                    outcome = await ask(client, next(turns), on_text)
                 self._pieces[index] = 0
                 await self._note(outcome)
                 await asyncio.sleep(self.pace_s)
@@ -202,6 +204,14 @@ class Load:
         async with self._answered:
             self.outcomes.append(outcome)
             self._answered.notify_all()
+
+    @contextlib.asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """While it lasts no client waits for an answer, and none asks."""
+        async with contextlib.AsyncExitStack() as held:
+            for turn in self._turn:
+                await held.enter_async_context(turn)
+            yield
 
     async def one_more(self) -> None:
         """Ask once beside the clients; its answer counts as theirs do."""
