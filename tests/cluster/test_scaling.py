@@ -13,9 +13,9 @@ import pulumi_tandem as tandem
 from pulumi_tandem.manifest import Images, Setting
 from steps.programs import KEDA
 from tests.builders import llama_flexible
-from tests.cluster.api import Namespace, until
+from tests.cluster.api import until
 from tests.cluster.bringup import added, built
-from tests.cluster.service import STACK, InCluster
+from tests.cluster.service import STACK, InCluster, Stacks
 from tests.manifest.test_manifests import SHAPES, made
 from tests.serving.load import Answer, steady, undisturbed
 
@@ -37,16 +37,10 @@ NEXT: dict[str, Any] = {**SCALED, "service": {"served_names": ["SmolLM2-135M-Ins
 
 
 @pytest.fixture(scope="module")
-def service(
-    cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[InCluster]:
+def service(stacks: Stacks) -> Iterator[InCluster]:
     built(KEDA.name)
-    with added("keda"):
-        made = InCluster(tmp_path_factory.mktemp("scaling") / "project", cluster_kubeconfig, namespace())
-        up = made.up(**SCALED)
-        assert up.returncode == 0, up.stdout
+    with added("keda"), stacks(**SCALED) as made:
         yield made
-        made.run("destroy", "--stack", STACK, "--yes", "--skip-preview", **NEXT)
 
 
 @pytest.fixture(scope="module")
