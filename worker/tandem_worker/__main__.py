@@ -1,6 +1,7 @@
 """`tandem-worker agent ...` and `tandem-worker gateway ...`: one program, one image.
 
-Each half is imported only when asked for, so that neither pays for the other's imports.
+Each half is imported only when asked for, so that neither pays for the other's imports. `launch` and `join` are not
+for people: `mpirun` and an agent call them, where an engine spans machines (`tandem_worker.agent.launch`).
 """
 
 import sys
@@ -23,6 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from tandem_worker.gateway.main import main as gateway_main  # noqa: PLC0415 - see above
 
             return gateway_main(words[1:])
+        case ["launch" | "join" as step]:
+            from tandem_worker.agent import launch  # noqa: PLC0415 - see above
+
+            return {"launch": launch.launch, "join": launch.join}[step](words[1:])
         case ["-h" | "--help"]:
             sys.stdout.write(USAGE + "\n")
             return 0
