@@ -87,6 +87,8 @@ class Asked:
     session: int
     beginning: int
     beginning_tokens: int
+    held_tokens: Sequence[int] = ()
+    """What each prefill worker's cache has of the prompt now: no front door knows it, but one that engines tell."""
 
 
 class Pairing(Protocol):

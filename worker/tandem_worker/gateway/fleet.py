@@ -83,6 +83,8 @@ class Fleet:
         """Model names that the workers of each generation know: a new name serves when its generation does."""
         self.history = History()
         self.roles = Roles()
+        self.gateways = 1
+        """How many gateways send requests to these workers, this one among them."""
         self._turn = 0
 
     def __iter__(self) -> Iterator[Worker]:
