@@ -6,8 +6,8 @@ it is short or because its beginning is cached where it would be answered, is no
 
 Of the workers that read prompts, the one that is done first is chosen: with what it has to read already, and then with
 what its cache lacks of this prompt. Where several would be done about as soon, the prompt itself chooses between them:
-gateways that know nothing of each other then send one conversation to one worker, its home. So where there are other
-gateways, the home is believed to hold most of what they may have sent there.
+gateways that know nothing of each other then send one conversation to one worker, its home. Where engines find more in
+their caches than this gateway knows of, the home is believed to hold what others may have sent there.
 """
 
 from collections.abc import Iterable
@@ -20,14 +20,6 @@ from tandem_worker.gateway.prefix import BYTES_PER_TOKEN, Prompt, draw
 
 ABOUT_AS_SOON = 1.1
 """Workers whose times differ by less than this factor count as equal: the rates that times come from are no better."""
-
-HOME_HOLDS = 0.9
-"""Where there are other gateways: the share that a prompt's home is believed to hold of what it is not known to hold.
-
-Right for a later turn of a conversation whose other turns came to them; wrong for a prompt that nobody has sent yet, and
-then its hash chooses, not the queues. docs/pairing.md has figures.
-"""
-
 
 SHORT, CACHED = "short-prompt", "cached-prompt"
 """Why a hand-off would not pay, as `Route.reason` has it."""
@@ -180,7 +172,7 @@ def _reader(fleet: Fleet, ask: Ask, workers: list[Worker]) -> Worker | None:
     able = [worker for worker in workers if _blame(ask, worker) == blame]
     usual = usual_rate(able) or 1.0
     done_s = [
-        (worker.prompts.pending + unread) / (worker.prompts.rate or usual)
+        (worker.prompts.pending + unread) / worker.prompts.rate_beside(usual)
         for worker, unread in zip(able, _likely_unread(fleet, ask.prompt, able), strict=True)
     ]
     soon_s = min(done_s) * ABOUT_AS_SOON
@@ -191,11 +183,11 @@ def _reader(fleet: Fleet, ask: Ask, workers: list[Worker]) -> Worker | None:
 def _likely_unread(fleet: Fleet, prompt: Prompt, workers: list[Worker]) -> list[float]:
     """Bytes that each worker has to read of a prompt, what other gateways have likely sent it taken off."""
     unread = [float(fleet.unread_bytes(worker, prompt)) for worker in workers]
-    if fleet.gateways > 1:
+    if share := fleet.hearsay.share:
         least = min(unread)
         holders = [worker for worker, left in zip(workers, unread, strict=True) if left == least]
         if (home := _home(fleet, prompt, holders)) is not None:
-            unread[workers.index(home)] *= 1 - HOME_HOLDS
+            unread[workers.index(home)] *= 1 - share
     return unread
 
 
