@@ -17,8 +17,9 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
+from benchmarks.serving.engines import NotReadyError
 from benchmarks.serving.load import Load, Sample, WrongAnswerError, kv_bytes, measure
-from benchmarks.serving.pair import MODEL, NotReadyError, running
+from benchmarks.serving.pair import MODEL, running
 from benchmarks.serving.report import WAYS, as_json, draw, table
 
 LIGHT = Load("light", at_once=2, requests=12, sentences=40, output_tokens=64)

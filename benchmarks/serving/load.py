@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import aiohttp
 
-from benchmarks.serving.pair import Door
+from benchmarks.serving.engines import Door
 
 Way = Literal["aggregated", "disaggregated"]
 SENTENCE = "The quick brown fox jumps over the lazy dog. "
