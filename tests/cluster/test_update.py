@@ -62,6 +62,8 @@ def test_up_proves_before_it_serves(service: InCluster) -> None:
     assert service.state["active_generation"] == outputs["generation"] == evidence["generation"]
     assert service.state["proof_token_sha256"] is None
     assert ask(service)["path"] == "disaggregated"
+    with urllib.request.urlopen(f"{service.url}/fleet") as fleet:
+        assert {worker["zone"] for worker in json.load(fleet)["workers"]} == {"test-1a"}
 
 
 def test_a_second_up_changes_nothing(service: InCluster) -> None:

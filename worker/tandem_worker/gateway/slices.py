@@ -22,6 +22,8 @@ class Address:
     agent_port: int
     pod: str
     """Its uid."""
+    zone: str = ""
+    """That of its node, as the slice says."""
 
 
 class Identity(BaseModel):
@@ -52,7 +54,8 @@ def addresses(slices: Iterable[Mapping[str, Any]]) -> dict[Address, bool]:
             for host in endpoint.get("addresses", ())[:1]:
                 pod = (endpoint.get("targetRef") or {}).get("uid", "")
                 leaving = bool((endpoint.get("conditions") or {}).get("terminating"))
-                found[Address(host, ports["http"], ports["agent"], pod)] = leaving
+                zone = endpoint.get("zone") or ""
+                found[Address(host, ports["http"], ports["agent"], pod, zone)] = leaving
     return found
 
 
@@ -89,6 +92,7 @@ def records(found: Mapping[Address, bool], identities: Mapping[Address, Identity
             address=address.host,
             http_port=address.http_port,
             agent_port=address.agent_port,
+            zone=address.zone,
             draining=leaving,
         )
         for address, leaving in found.items()
