@@ -23,7 +23,7 @@ from typing import Any
 import aiohttp
 
 import pulumi_tandem as tandem
-from benchmarks.serving.engines import Door, NotReadyError, engines, from_environment, front
+from benchmarks.engines import Door, NotReadyError, from_environment, front, started
 from benchmarks.serving.load import REQUEST_TIMEOUT_S, SENTENCE, WrongAnswerError
 from benchmarks.serving.pair import MODEL, PATIENCE_S
 from pulumi_tandem.check import accept
@@ -142,7 +142,7 @@ async def _measure(kinds: Sequence[Kind]) -> list[Run]:
     runs: list[Run] = []
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as name:
         folder = Path(name)
-        async with engines(fleet, folder, _say) as records:
+        async with started(fleet, folder, _say) as records:
             for number, (arrangement, spec, told) in enumerate(arrangements(fleet.gateway, records)):
                 place = folder / str(number)
                 place.mkdir()

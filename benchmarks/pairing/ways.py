@@ -1,129 +1,21 @@
-"""Which prefill worker gets a prompt: `python -m benchmarks.pairing [--quick]`.
+"""The ways of choosing: the gateway's own, `choose` over a `Fleet` with its history as it runs, and others'.
 
-Conversations that grow, of users who share system prompts, through round robin, the least loaded worker, a model of
-vllm-router's cache_aware, and the gateway's own choice: `choose` over a `Fleet` with its history of prompts, as it
-runs. Workers and network are simulated; decode workers are the least loaded ones in all of them.
+Decode workers are the least loaded ones in all of them.
 """
 
-import argparse
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from statistics import median
-from time import process_time
-from timeit import repeat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from zlib import crc32
 
-from msgspec import Raw, json
-
-from benchmarks.flexible import OPEN, Machine, cores, h100s
-from pulumi_tandem.declare import Lengths
-from pulumi_tandem.simulate import (
-    Arrivals,
-    Asked,
-    Conversations,
-    Outcome,
-    Pairing,
-    PoolModel,
-    Scenario,
-    Traffic,
-    generate,
-    simulate,
-)
+from benchmarks.pairing.chats import PIECE_TOKENS, pieces
+from pulumi_tandem.simulate import Asked, Pairing
 from tandem_worker.contract import Phase, WorkerRecord
 from tandem_worker.gateway.fleet import Fleet
 from tandem_worker.gateway.pair import Ask, Route, choose
-from tandem_worker.gateway.prefix import BYTES_PER_TOKEN, PIECE_BYTES, PIECES_MAX, Prompt, prompt_of
+from tandem_worker.gateway.prefix import BYTES_PER_TOKEN, Prompt
 
-PIECE_TOKENS = PIECE_BYTES // BYTES_PER_TOKEN
 GENERATION = "1"
-SEEDS = (1, 2, 3)
-LOADS = (0.3, 0.5, 0.7, 0.85)
 GATEWAYS = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chat:
-    """A machine, its two pools, and conversations for it."""
-
-    machine: Machine
-    name: str
-    readers: int
-    writers: int
-    beginnings: int
-    """System prompts, each of `beginning_tokens`; a conversation has one of them."""
-    beginning_tokens: int
-    turn_tokens: int
-    """What a user says at a time; each answer has `answer_tokens`."""
-    answer_tokens: int
-    turns: int
-    pause_s: float
-    conversations_per_s: float
-    """At load 1: about what the prefill workers could read with no cache at all."""
-    duration_s: float
-    block_tokens: int
-
-
-def chats() -> Iterator[Chat]:
-    """Four prefill workers each, of either machine."""
-    yield Chat(
-        machine=cores(),
-        name="4 prefill and 4 decode CPU cores with SmolLM2-135M, calibrated on the measured pair",
-        readers=4,
-        writers=4,
-        beginnings=8,
-        beginning_tokens=512,
-        turn_tokens=120,
-        answer_tokens=40,
-        turns=5,
-        pause_s=20.0,
-        conversations_per_s=0.55,
-        duration_s=1200.0,
-        block_tokens=128,
-    )
-    yield Chat(
-        machine=h100s(),
-        name="4 prefill and 4 decode H100s with Llama 3.1 8B, by the estimate",
-        readers=4,
-        writers=4,
-        beginnings=40,
-        beginning_tokens=2000,
-        turn_tokens=400,
-        answer_tokens=200,
-        turns=6,
-        pause_s=20.0,
-        conversations_per_s=11.0,
-        duration_s=300.0,
-        block_tokens=64,
-    )
-
-
-def conversations(chat: Chat, load: float, seed: int) -> Traffic:
-    """Growing prompts, each after the system prompt of its conversation."""
-    said = generate(
-        Arrivals(requests_per_s=load * chat.conversations_per_s),
-        prompt_tokens=Lengths(mean=chat.turn_tokens, variation=0.5),
-        output_tokens=Lengths(mean=chat.answer_tokens, variation=0.5),
-        duration_s=chat.duration_s,
-        seed=seed,
-        conversations=Conversations(turns=chat.turns, pause_s=chat.pause_s),
-    )
-    return replace(
-        said,
-        prompt_tokens=[tokens + chat.beginning_tokens for tokens in said.prompt_tokens],
-        beginning=[crc32(b"%d" % session) % chat.beginnings for session in said.session],
-        beginning_tokens=[chat.beginning_tokens] * len(said),
-    )
-
-
-def pieces(asked: Asked) -> tuple[int, ...]:
-    """The prompt's pieces, as unlike each other as hashes: of the beginning, then of the session."""
-    count = min(asked.prompt_tokens // PIECE_TOKENS, PIECES_MAX)
-    shared = asked.beginning_tokens // PIECE_TOKENS
-    words = (
-        b"b%d %d" % (asked.beginning, number) if number < shared else b"s%d %d" % (asked.session, number)
-        for number in range(count)
-    )
-    return tuple(crc32(word) << 32 | crc32(word + b"'") for word in words)
 
 
 def ready_fleet(readers: int, writers: int) -> Fleet:
@@ -334,76 +226,3 @@ WAYS: dict[str, Make] = {
     f"ours, {GATEWAYS} gateways": several(Ours),
     f"ours, {GATEWAYS} gateways, clients stay": several(Ours, clients_stay=True),
 }
-
-
-def run(chat: Chat, make: Make, traffic: Traffic) -> Outcome:
-    """One way, one load."""
-    worker = replace(chat.machine.worker, block_tokens=chat.block_tokens)
-    found = simulate(
-        Scenario(
-            traffic=traffic,
-            prefill=PoolModel(name="prefill", workers=((worker, chat.readers),)),
-            decode=PoolModel(name="decode", workers=((worker, chat.writers),)),
-            pairing=make(chat.readers, chat.writers),
-            hand_off=chat.machine.hand_off,
-            door=OPEN,
-            warm_up_s=chat.duration_s / 5,
-        )
-    )
-    assert found.answered == found.requests, f"{found.requests - found.answered} requests were not answered"
-    return found
-
-
-def print_chat(chat: Chat, loads: Sequence[float], seeds: Sequence[int]) -> None:
-    """A table of all ways and loads; medians over the seeds."""
-    print(f"\n### {chat.name}\n")
-    print("| way | " + " | ".join(f"load {load:.0%}: hits, TTFT p50 / p99" for load in loads) + " |")
-    print("| --- |" + " --- |" * len(loads))
-    traffics = {(load, seed): conversations(chat, load, seed) for load in loads for seed in seeds}
-    for name, make in WAYS.items():
-        cells: list[str] = []
-        for load in loads:
-            runs = [run(chat, make, traffics[load, seed]) for seed in seeds]
-            p50_ms, p99_ms = (
-                1e3 * median(times) for times in zip(*((r.ttft_s.p50, r.ttft_s.p99) for r in runs), strict=True)
-            )
-            cells.append(f"{median(r.prefix_hit for r in runs):.0%}, {p50_ms:.0f} / {p99_ms:.0f} ms")
-        print(f"| {name} | " + " | ".join(cells) + " |")
-
-
-def print_cost() -> None:
-    """Processor time of one request's hashing, choice and memory, in a conversation that is known."""
-    print("\n### Cost of one request: prompt_of, choose, remember\n")
-    print("| prompt | 4 + 4 workers | 32 + 32 workers |")
-    print("| --- | --- | --- |")
-    for kib in (2, 16, 128):
-        text = "".join(f"word {number} " for number in range(kib * 1024 // 8))[: kib * 1024]
-        fields = {"messages": Raw(json.encode([{"role": "user", "content": text}]))}
-        cells = [f"{_request_us(fields, workers):.0f} us" for workers in (4, 32)]
-        print(f"| {kib} KiB | " + " | ".join(cells) + " |")
-
-
-def _request_us(fields: dict[str, Raw], workers: int) -> float:
-    fleet = ready_fleet(workers, workers)
-
-    def request() -> None:
-        prompt = prompt_of(fields)
-        route = choose(fleet, Ask(GENERATION, disaggregate=True, prompt=prompt))
-        assert route is not None
-        fleet.history.remember(route.prefill or "", prompt)
-
-    return min(repeat(request, number=200, repeat=5, timer=process_time)) / 200 * 1e6
-
-
-def main() -> None:
-    """Prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed and two loads")
-    quick = parser.parse_args().quick
-    print_cost()
-    for chat in chats():
-        print_chat(chat, LOADS[1::2] if quick else LOADS, SEEDS[:1] if quick else SEEDS)
-
-
-if __name__ == "__main__":
-    main()
