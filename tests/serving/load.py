@@ -9,7 +9,8 @@ import collections
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -41,6 +42,8 @@ class Kind:
     name: str
     path: str
     body: dict[str, Any] = field(hash=False)
+    unread: bool = False
+    """Whether no prefix cache may know the prompt, however often it is asked."""
 
     @property
     def streams(self) -> bool:
@@ -102,13 +105,14 @@ class Outcome:
 
 async def ask(client: httpx.AsyncClient, kind: Kind, on_text: Callable[[], None] = lambda: None) -> Outcome:
     """Send one request as any client would, without a retry of its own; `on_text` hears of each piece of a stream."""
+    body = {**kind.body, "cache_salt": uuid.uuid4().hex} if kind.unread else kind.body
     try:
         if not kind.streams:
-            response = await client.post(kind.path, json=kind.body)
+            response = await client.post(kind.path, json=body)
             if response.status_code != 200:
                 return Outcome(kind, failure=f"{response.status_code}: {response.text[:200]}")
             return Outcome(kind, _whole(response.json()))
-        async with client.stream("POST", kind.path, json=kind.body) as response:
+        async with client.stream("POST", kind.path, json=body) as response:
             if response.status_code != 200:
                 return Outcome(
                     kind,
@@ -163,13 +167,13 @@ class Load:
         expected: dict[str, Answer],
         *,
         clients: int = 3,
-        max_tokens: int = 32,
+        asked: Sequence[Kind] | None = None,
     ) -> None:
-        """Expects, for each kind, the answer of the undisturbed run."""
+        """Expects, for each kind, the answer of the undisturbed run; `asked`: those of `kinds`."""
         self.url = url
         self.expected = expected
         self.clients = clients
-        self.kinds = kinds(max_tokens)
+        self.kinds = asked or kinds()
         self.outcomes: list[Outcome] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -245,11 +249,11 @@ class Load:
         return dict(collections.Counter(outcome.kind.name for outcome in self.outcomes if outcome.answer))
 
 
-async def undisturbed(url: str, max_tokens: int = 32) -> dict[str, Answer]:
-    """The answers while nothing is disturbed; each asked twice, which must agree."""
+async def undisturbed(url: str, asked: Sequence[Kind] | None = None) -> dict[str, Answer]:
+    """The answers while nothing is disturbed; each asked twice, which must agree. `asked`: those of `kinds`."""
     answers: dict[str, Answer] = {}
     async with httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT_S) as client:
-        for kind in kinds(max_tokens):
+        for kind in asked or kinds():
             first, second = await ask(client, kind), await ask(client, kind)
             assert first.answer is not None, f"{kind.name}: {first.failure}"
             assert first.answer == second.answer, f"{kind.name} is not deterministic"
