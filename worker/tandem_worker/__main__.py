@@ -1,6 +1,7 @@
 """`tandem-worker agent ...`, `tandem-worker gateway ...` and `tandem-worker weights ...`: one program.
 
-Each part is imported only when asked for, so that none pays for another's imports.
+Each part is imported only when asked for, so that none pays for another's imports. `launch` and `join` are not
+for people: `mpirun` and an agent call them, where an engine spans machines (`tandem_worker.agent.launch`).
 """
 
 import sys
@@ -27,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from tandem_worker.weights.main import main as weights_main  # noqa: PLC0415 - see above
 
             return weights_main(words[1:])
+        case ["launch" | "join" as step]:
+            from tandem_worker.agent import launch  # noqa: PLC0415 - see above
+
+            return {"launch": launch.launch, "join": launch.join}[step](words[1:])
         case ["-h" | "--help"]:
             sys.stdout.write(USAGE + "\n")
             return 0

@@ -19,7 +19,7 @@ from pulumi_tandem.manifest.naming import SPEC_DIR, Scope
 from pulumi_tandem.manifest.setting import MODEL_DIR, Claim, Download, HostPath, ImageVolume, Setting
 from pulumi_tandem.resolve import Resolved, ResolvedPool
 
-PORTS = {"http": 8000, "agent": 8001, "group": 13345, "side_channel": 5600, "transfer": 20000}
+PORTS = {"http": 8000, "agent": 8001, "group": 13345, "ranks": 13400, "side_channel": 5600, "transfer": 20000}
 """First number of each named run of ports, in a pod's own network; the second container's are `PORT_STEP` higher."""
 KV_RUNS = ("side_channel", "transfer")
 """The runs over which KV, or word of it, goes from worker to worker."""
