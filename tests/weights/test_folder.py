@@ -124,6 +124,12 @@ def test_other_weights_and_files_of_somebody_else_are_left_alone(tmp_path: Path)
         get(Given(), tmp_path / "theirs")
 
 
+@pytest.mark.parametrize("name", ["../model.bin", "/model.bin", "a/../../model.bin"])
+def test_a_source_cannot_write_outside_of_its_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="would lie outside"):
+        get(Given(files={name: b"1"}), tmp_path / "model")
+
+
 def test_two_at_once_fetch_once(tmp_path: Path) -> None:
     begun, waits, told = threading.Event(), threading.Event(), list[str]()
 
