@@ -28,11 +28,12 @@ def alone(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def impatient(manifest: dict[str, Any]) -> dict[str, Any]:
-    """An autoscaler that looks every second, and makes a pool smaller after one quiet minute and not five."""
+    """An autoscaler that makes a pool smaller after one quiet minute and not five; KEDA's looks every second."""
     at_once = {"stabilizationWindowSeconds": 0, "policies": [{"type": "Pods", "value": 1, "periodSeconds": 5}]}
-    behavior = {"scaleUp": at_once, "scaleDown": at_once | {"stabilizationWindowSeconds": 60}}
-    spec = {"pollingInterval": 1, "advanced": {"horizontalPodAutoscalerConfig": {"behavior": behavior}}}
-    return {**manifest, "spec": manifest["spec"] | spec}
+    behavior = {"behavior": {"scaleUp": at_once, "scaleDown": at_once | {"stabilizationWindowSeconds": 60}}}
+    of_keda = {"pollingInterval": 1, "advanced": {"horizontalPodAutoscalerConfig": behavior}}
+    changed = of_keda if manifest["kind"] == "ScaledObject" else behavior
+    return {**manifest, "spec": manifest["spec"] | changed}
 
 
 FAULTS: dict[str, dict[str, Transform]] = {
@@ -61,7 +62,7 @@ inference = kubernetes.Inference(
     kubernetes.InferenceArgs(
         service=chat,
         images=images,
-        gateway=kubernetes.Gateway(keys_secret=changes.get("keys_secret")),
+        gateway=kubernetes.Gateway(keys_secret=changes.get("keys_secret"), **changes.get("gateway", {})),
         weights=kubernetes.HostPath(path=changes["weights"]) if "weights" in changes else None,
         cluster=cluster,
         namespace=os.environ["TANDEM_TEST_NAMESPACE"],
