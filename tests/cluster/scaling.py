@@ -1,19 +1,14 @@
 """A service whose pools are scaled, and the load under which they grow: what tests of each kind of autoscaler share."""
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from tests.cluster.api import Namespace
-from tests.cluster.bringup import added
 from tests.cluster.service import STACK, InCluster
-from tests.serving.load import Answer, undisturbed
+from tests.serving.load import Answer, kinds, undisturbed
 
 POOLS = ("prefill", "decode")
 SMALL, LARGE = dict.fromkeys(POOLS, 1), dict.fromkeys(POOLS, 2)
-TOKENS = 20
+ASKED = kinds(max_tokens=20)
 QUIET_WAIT_S = 300.0
 """How busy readers are is known of the last two minutes, and then a minute must have been quiet."""
 CLIENTS = 24
@@ -30,19 +25,6 @@ def scaled(kind: str) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def serving(
-    addition: str, folder: Path, kubeconfig: str, namespace: Namespace, declaration: dict[str, Any]
-) -> Iterator[InCluster]:
-    """The service on a cluster with an addition, both of which are gone again afterwards."""
-    with added(addition):
-        service = InCluster(folder, kubeconfig, namespace)
-        up = service.up(**declaration)
-        assert up.returncode == 0, up.stdout
-        yield service
-        service.run("destroy", "--stack", STACK, "--yes", "--skip-preview", **declaration)
-
-
 def sizes(service: InCluster) -> dict[str, int]:
     """Ready workers of each pool."""
     return {pool: len(service.workers(pool)) for pool in POOLS}
@@ -50,7 +32,7 @@ def sizes(service: InCluster) -> dict[str, int]:
 
 def answers(service: InCluster) -> dict[str, Answer]:
     """What the load is to be answered."""
-    return asyncio.run(undisturbed(service.url, TOKENS))
+    return asyncio.run(undisturbed(service.url, ASKED))
 
 
 async def unchanged(service: InCluster, declaration: dict[str, Any]) -> None:

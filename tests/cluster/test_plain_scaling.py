@@ -5,27 +5,16 @@ Prometheus and its adapter are the real ones, with the configuration that docs/k
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from steps.programs import HPA, PROMETHEUS
-from tests.cluster.api import Namespace, until
-from tests.cluster.bringup import built
-from tests.cluster.scaling import (
-    CLIENTS,
-    LARGE,
-    QUIET_WAIT_S,
-    SMALL,
-    TOKENS,
-    answers,
-    scaled,
-    serving,
-    sizes,
-    unchanged,
-)
-from tests.cluster.service import InCluster
+from tests.cluster.api import until
+from tests.cluster.bringup import added, built
+from tests.cluster.scaling import ASKED, CLIENTS, LARGE, QUIET_WAIT_S, SMALL, answers, scaled, sizes, unchanged
+from tests.cluster.service import InCluster, Stacks
 from tests.serving.load import steady
 
 AUTOSCALING, FIGURES = "apis/autoscaling/v2", "apis/external.metrics.k8s.io/v1beta1"
@@ -33,12 +22,9 @@ SCALED: dict[str, Any] = {**scaled("HorizontalPodAutoscaler"), "gateway": {"repl
 
 
 @pytest.fixture(scope="module")
-def service(
-    cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[InCluster]:
+def service(stacks: Stacks) -> Iterator[InCluster]:
     built(PROMETHEUS.name, HPA.name)
-    folder = tmp_path_factory.mktemp("plain-scaling") / "project"
-    with serving("hpa", folder, cluster_kubeconfig, namespace(), SCALED) as made:
+    with added("hpa"), stacks(**SCALED) as made:
         yield made
 
 
@@ -47,10 +33,10 @@ def test_both_pools_grow_under_load_and_shrink_when_it_is_quiet(service: InClust
     expected = answers(service)
 
     async def run() -> None:
-        async with steady(service.url, expected, clients=CLIENTS, max_tokens=TOKENS):
+        async with steady(service.url, expected, clients=CLIENTS, asked=ASKED):
             await asyncio.to_thread(until, lambda: sizes(service) == LARGE)
             await unchanged(service, SCALED)
-        async with steady(service.url, expected, clients=1, max_tokens=TOKENS) as load:
+        async with steady(service.url, expected, clients=1, asked=ASKED) as load:
             await asyncio.to_thread(until, lambda: sizes(service) == SMALL, QUIET_WAIT_S)
             await load.answered(3)
 

@@ -13,22 +13,10 @@ import pulumi_tandem as tandem
 from pulumi_tandem.manifest import Images, Setting
 from steps.programs import KEDA
 from tests.builders import llama_flexible
-from tests.cluster.api import Namespace, until
-from tests.cluster.bringup import built
-from tests.cluster.scaling import (
-    CLIENTS,
-    LARGE,
-    POOLS,
-    QUIET_WAIT_S,
-    SMALL,
-    TOKENS,
-    answers,
-    scaled,
-    serving,
-    sizes,
-    unchanged,
-)
-from tests.cluster.service import InCluster
+from tests.cluster.api import until
+from tests.cluster.bringup import added, built
+from tests.cluster.scaling import ASKED, CLIENTS, LARGE, POOLS, QUIET_WAIT_S, SMALL, answers, scaled, sizes, unchanged
+from tests.cluster.service import InCluster, Stacks
 from tests.manifest.test_manifests import SHAPES, made
 from tests.serving.load import steady
 
@@ -37,12 +25,9 @@ NEXT: dict[str, Any] = {**SCALED, "service": {"served_names": ["SmolLM2-135M-Ins
 
 
 @pytest.fixture(scope="module")
-def service(
-    cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[InCluster]:
+def service(stacks: Stacks) -> Iterator[InCluster]:
     built(KEDA.name)
-    folder = tmp_path_factory.mktemp("scaling") / "project"
-    with serving("keda", folder, cluster_kubeconfig, namespace(), SCALED) as made:
+    with added("keda"), stacks(**SCALED) as made:
         yield made
 
 
@@ -72,13 +57,13 @@ def test_both_pools_grow_under_load_and_the_next_generation_begins_as_large_and_
     expected = answers(service)
 
     async def run() -> None:
-        async with steady(service.url, expected, clients=CLIENTS, max_tokens=TOKENS) as load:
+        async with steady(service.url, expected, clients=CLIENTS, asked=ASKED) as load:
             await asyncio.to_thread(until, lambda: sizes(service) == LARGE)
             await unchanged(service, SCALED)
             up = await asyncio.to_thread(service.up, **NEXT)
             assert up.returncode == 0, up.stdout
             await load.answered(10)
-        async with steady(service.url, expected, clients=1, max_tokens=TOKENS) as load:
+        async with steady(service.url, expected, clients=1, asked=ASKED) as load:
             await asyncio.to_thread(until, lambda: sizes(service) == SMALL, QUIET_WAIT_S)
             await load.answered(3)
 

@@ -39,6 +39,12 @@ def test_a_worker_is_known_by_address_and_pod_and_leaves_by_draining() -> None:
     assert [worker.draining for worker in records(found, known, "chat")] == [False, True]
 
 
+def test_a_worker_stands_in_the_zone_of_its_node() -> None:
+    found = addresses([piece({**endpoint("10.0.0.1", "p"), "zone": "eu-west-1a"}, http=80, agent=81)])
+    (worker,) = records(found, dict.fromkeys(found, WHO), "chat")
+    assert worker.zone == "eu-west-1a"
+
+
 def test_an_address_that_another_pod_has_now_is_nobody_until_it_says_who_it_is() -> None:
     before, after = Address("10.0.0.1", 80, 81, "p"), Address("10.0.0.1", 80, 81, "other")
     assert records({after: False}, {before: WHO}, "chat") == []

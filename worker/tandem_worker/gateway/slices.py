@@ -22,6 +22,8 @@ class Address:
     agent_port: int
     pod: str
     """Its uid; its address where the slice names no pod."""
+    zone: str = ""
+    """That of its node, as the slice says."""
 
 
 class Identity(BaseModel):
@@ -46,6 +48,7 @@ class _Endpoint:
     """Its uid; its address where the slice names no pod."""
     host: str
     ports: Mapping[str, int]
+    zone: str
     ready: bool
     leaving: bool
 
@@ -56,7 +59,7 @@ def addresses(slices: Iterable[Mapping[str, Any]]) -> dict[Address, bool]:
     The Services publish workers that are not ready: the gateway asks each itself, and sooner than the kubelet does.
     """
     return {
-        Address(one.host, one.ports["http"], one.ports["agent"], one.pod): one.leaving
+        Address(one.host, one.ports["http"], one.ports["agent"], one.pod, one.zone): one.leaving
         for one in _one_a_pod(one for one in _endpoints(slices) if {"http", "agent"} <= one.ports.keys())
     }
 
@@ -83,6 +86,7 @@ def _endpoints(slices: Iterable[Mapping[str, Any]]) -> Iterator[_Endpoint]:
                     pod=(endpoint.get("targetRef") or {}).get("uid", host),
                     host=host,
                     ports=ports,
+                    zone=endpoint.get("zone") or "",
                     ready=bool(conditions.get("ready")),
                     leaving=bool(conditions.get("terminating")),
                 )
@@ -107,6 +111,7 @@ def records(found: Mapping[Address, bool], identities: Mapping[Address, Identity
             address=address.host,
             http_port=address.http_port,
             agent_port=address.agent_port,
+            zone=address.zone,
             draining=leaving,
         )
         for address, leaving in found.items()
