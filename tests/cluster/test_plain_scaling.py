@@ -50,9 +50,12 @@ def test_a_figure_that_two_gateways_tell_is_there_once(service: InCluster) -> No
 
 
 def test_the_autoscaler_of_the_gateways_reads_their_use_of_cpu(service: InCluster) -> None:
-    def active() -> bool:
+    def percent() -> int | None:
         status = service.namespace.get(AUTOSCALING, "horizontalpodautoscalers/chat-gateway")["status"]
         conditions = {one["type"]: one["status"] for one in status.get("conditions") or ()}
-        return conditions.get("ScalingActive") == "True" and bool(status.get("currentMetrics"))
+        if conditions.get("ScalingActive") != "True":
+            return None
+        (metric,) = status["currentMetrics"]
+        return metric["resource"]["current"]["averageUtilization"]
 
-    assert until(active)
+    assert until(percent)

@@ -48,7 +48,11 @@ def start(host: Host) -> None:
         RESOURCES.service,
         [
             *(binaries / "metrics-server", *serving_flags(host, keys, RESOURCES), f"--kubeconfig={kubeconfig}"),
-            *("--kubelet-insecure-tls", "--kubelet-use-node-status-port"),
+            *(
+                "--kubelet-insecure-tls",
+                "--kubelet-use-node-status-port",
+                "--kubelet-preferred-address-types=InternalIP",
+            ),
             *(f"--metric-resolution={RESOLUTION_S}s", f"--kubelet-request-timeout={PATIENCE_S}s"),
         ],
         _PAST_PROXIES,
