@@ -36,8 +36,8 @@ class Group:
         return f"/apis/{self.name}/{VERSION}"
 
     @property
-    def host(self) -> str:
-        """The name that its server's certificate must have."""
+    def server_name(self) -> str:
+        """What its server's certificate must be for."""
         return f"{self.service}.{self.namespace}.svc"
 
     def register(self, host: Host, *, process: str) -> None:
@@ -113,7 +113,7 @@ def serving_keys(host: Host, name: str, groups: tuple[Group, ...]) -> Path:
     folder = host.site.keys / name
     if not (folder / "tls.crt").exists():
         folder.mkdir(mode=0o700, exist_ok=True)
-        alternatives = ",".join(("IP:127.0.0.1", *(f"DNS:{group.host}" for group in groups)))
+        alternatives = ",".join(("IP:127.0.0.1", *(f"DNS:{group.server_name}" for group in groups)))
         certificate(host.site.keys, f"{name}/tls", name, alternatives, host.run)
         shutil.copyfile(host.site.keys / "ca.crt", folder / "ca.crt")
     return folder
