@@ -56,7 +56,7 @@ RECIPES = {
     for recipe in (
         Recipe(
             name="gateway",
-            summary="gateway and prover",
+            summary="gateway, prover and downloads of weights",
             containerfile="worker/Containerfile.gateway",
             inputs=GATEWAY_INPUTS,
             on="base",

@@ -84,9 +84,9 @@ inference = kubernetes.Inference(
     ),
 )
 
-if "front" in changes:
-    # A second service like the first, under the names that the test wants, and one door for both.
-    names = tuple(changes["front"]["served_names"])
+if second := changes.get("second") or changes.get("front"):
+    # A service like the first, under the names that the test wants, and one door for both where it is asked for.
+    names = tuple(second["served_names"])
     code = kubernetes.Inference(
         "code",
         kubernetes.InferenceArgs(
@@ -97,7 +97,8 @@ if "front" in changes:
             namespace=os.environ["TANDEM_TEST_NAMESPACE"],
         ),
     )
-    kubernetes.Front("models", kubernetes.FrontArgs(services=(inference, code), images=images, cluster=cluster))
+    if "front" in changes:
+        kubernetes.Front("models", kubernetes.FrontArgs(services=(inference, code), images=images, cluster=cluster))
 
 pulumi.export("url", inference.url)
 pulumi.export("generation", inference.generation)
