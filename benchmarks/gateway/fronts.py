@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import venv
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -203,28 +203,26 @@ class Router(Front):
     """vllm-router in P/D mode; health checks as quick as its users set them, for its sake when engines die."""
 
     async def start(self) -> None:
-        command = [
-            str(router_binary()),
-            "--host",
-            HOST,
-            "--port",
-            str(self.port),
-            "--prometheus-port",
-            str(free_port()),
-        ]
-        command += ["--vllm-pd-disaggregation", "--policy", "round_robin", "--log-level", "warning"]
-        command += ["--health-check-interval-secs", "5", "--health-check-timeout-secs", "2"]
-        command += ["--health-failure-threshold", "2", "--health-success-threshold", "1"]
-        command += ["--worker-startup-check-interval", "1"]
-        for engine in self.engines:
-            command += [f"--{engine.role}", f"http://{HOST}:{engine.port}"]
-        self.process = spawn(command, self.log)
+        workers: list[tuple[Role, str]] = [(engine.role, f"http://{HOST}:{engine.port}") for engine in self.engines]
+        self.process = spawn(router_command(self.port, workers, "--policy", "round_robin"), self.log)
 
     async def sees_all(self) -> bool:
         status, body = await get(self.port, "/readiness")
         if status != 200:
             return False
         return b"ready" in body and (await get(self.port, "/health"))[0] == 200
+
+
+def router_command(port: int, workers: Iterable[tuple[Role, str]], *policy: str) -> list[str]:
+    """The command line of vllm-router in P/D mode before workers of these roles and addresses."""
+    command = [str(router_binary()), "--host", HOST, "--port", str(port), "--prometheus-port", str(free_port())]
+    command += ["--vllm-pd-disaggregation", *policy, "--log-level", "warning"]
+    command += ["--health-check-interval-secs", "5", "--health-check-timeout-secs", "2"]
+    command += ["--health-failure-threshold", "2", "--health-success-threshold", "1"]
+    command += ["--worker-startup-check-interval", "1"]
+    for role, url in workers:
+        command += [f"--{role}", url]
+    return command
 
 
 def router_binary() -> Path:

@@ -17,8 +17,9 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
+from benchmarks.engines import NotReadyError, running
 from benchmarks.serving.load import Load, Sample, WrongAnswerError, kv_bytes, measure
-from benchmarks.serving.pair import MODEL, NotReadyError, running
+from benchmarks.serving.pair import MODEL, declare
 from benchmarks.serving.report import WAYS, as_json, draw, table
 
 LIGHT = Load("light", at_once=2, requests=12, sentences=40, output_tokens=64)
@@ -40,7 +41,7 @@ async def _measure(loads: tuple[Load, ...], repeat: int, console: Console) -> tu
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # the engines are ended first
-    async with running(console.log) as door:
+    async with running(declare(), console.log) as door:
         salt = secrets.token_hex(3)
         for way in WAYS:
             await measure(door, WARM_UP, way, f"{salt}w")

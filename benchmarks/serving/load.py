@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import aiohttp
 
-from benchmarks.serving.pair import Door
+from benchmarks.engines import Door, counters
 
 Way = Literal["aggregated", "disaggregated"]
 SENTENCE = "The quick brown fox jumps over the lazy dog. "
@@ -71,7 +71,7 @@ def _route(door: Door, way: Way, number: int) -> dict[str, str]:
     """Headers that send a whole request to one worker, each worker in turn; none for a hand-off."""
     if way == "disaggregated":
         return {}
-    worker = door.workers[number % len(door.workers)]
+    worker = door.workers[number % len(door.workers)].name
     return {"x-tandem-proof": door.token, "x-tandem-path": "aggregated", "x-tandem-decode": worker}
 
 
@@ -109,11 +109,4 @@ async def _read(answer: aiohttp.ClientResponse, sent: float, load: Load, sample:
 
 async def kv_bytes(door: Door) -> float:
     """KV that the engines have read from each other so far, by their own counters."""
-    total = 0.0
-    async with aiohttp.ClientSession() as session:
-        for url in door.metrics_urls:
-            async with session.get(url) as answer:
-                for line in (await answer.text()).splitlines():
-                    if line.startswith("vllm:nixl_bytes_transferred_sum"):
-                        total += float(line.rsplit(" ", 1)[1])
-    return total
+    return sum([(await counters(worker)).get("vllm:nixl_bytes_transferred_sum", 0.0) for worker in door.workers])

@@ -1,6 +1,7 @@
 """The agent's HTTP, in process, over a view that the test controls."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -10,7 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
-from tandem_worker.agent.decide import Limits, Stage, State
+from tandem_worker.agent.decide import Limits, Stage, State, Told
 from tandem_worker.agent.endpoints import View, application, may_drain
 from tandem_worker.agent.transport import Transport
 from tandem_worker.dialects.vllm_metrics import EngineNumbers
@@ -141,6 +142,21 @@ def test_says_why_it_is_not_ready(state: State, status: int, reason: str) -> Non
 
     assert answer[0] == status
     assert f'"reason": {reason}' in answer[1]
+
+
+def test_says_what_gateways_pair_by() -> None:
+    """The names are an interface: gateways read them, and those of another version too."""
+    told = Told(kv_share=0.25, kv_tokens=46_592, prompt_tokens_cached=128, prompt_tokens_read=512)
+    body = json.loads(get(World(state=replace(READY, told=told)), "/ready")[1])
+    assert body == {
+        "ready": True,
+        "stage": "ready",
+        "reason": None,
+        "kv_share": 0.25,
+        "kv_tokens": 46_592,
+        "prompt_tokens_cached": 128,
+        "prompt_tokens_read": 512,
+    }
 
 
 def test_lives_whatever_the_engine_does() -> None:

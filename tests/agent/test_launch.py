@@ -1,4 +1,4 @@
-"""What Open MPI asks of its remote shell, and what a machine takes of it: the options of its daemon, nothing else."""
+"""What Open MPI asks of its remote shell, and what of it a machine takes: its daemon's options, and nothing else."""
 
 import json
 from pathlib import Path

@@ -26,11 +26,11 @@ class Api:
 
     def call(self, method: str, path: str, body: Any = None, content: str = "application/json") -> tuple[int, Any]:
         """Status and answer."""
-        status, answer = self.read(method, path, body, content)
-        return status, json.loads(answer)
+        status, text = self.send(method, path, body, content)
+        return status, json.loads(text)
 
-    def read(self, method: str, path: str, body: Any = None, content: str = "application/json") -> tuple[int, bytes]:
-        """Status and answer, as it came."""
+    def send(self, method: str, path: str, body: Any = None, content: str = "application/json") -> tuple[int, bytes]:
+        """Status and the answer as it came."""
         assert not isinstance(self._tls, bool), "a test's API server speaks TLS"
         connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=30)
         try:
@@ -67,11 +67,11 @@ class Namespace:
     def get(self, group: str, path: str) -> Any:
         return self.api.ask("GET", f"{group}/namespaces/{self.name}/{path}")
 
-    def log(self, pod: str) -> str:
-        """What a pod has said."""
-        status, text = self.api.read("GET", f"{CORE}/namespaces/{self.name}/pods/{pod}/log")
-        assert status == 200, text
-        return text.decode()
+    def text(self, group: str, path: str) -> str:
+        """What is no object: a pod's log."""
+        status, answer = self.api.send("GET", f"{group}/namespaces/{self.name}/{path}")
+        assert status == 200, answer
+        return answer.decode()
 
     def create(self, group: str, plural: str, body: Any) -> Any:
         return self.api.ask("POST", f"{group}/namespaces/{self.name}/{plural}", body)

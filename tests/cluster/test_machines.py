@@ -39,7 +39,7 @@ def test_a_server_over_two_pods_starts_by_mpirun_and_comes_back_whole_when_a_pod
     assert group["spec"]["leaderWorkerTemplate"]["size"] == 2
     leader, follower = sorted(project.workers("serve"))
     for rank, pod in enumerate((leader, follower)):
-        assert f"rank {rank} of 2 has met the others on {pod}\n" in project.namespace.log(leader)
+        assert f"rank {rank} of 2 has met the others on {pod}\n" in project.namespace.text(CORE, f"pods/{leader}/log")
     assert answer(project.url) == "one two three "
 
     before = members(project)

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.pairing import Counting, Ours, chats, conversations, run
+from benchmarks.pairing.chats import chats, conversations
+from benchmarks.pairing.simulated import run
+from benchmarks.pairing.ways import Counting, Ours
 
 
 @pytest.mark.parametrize("number", [0, 1])

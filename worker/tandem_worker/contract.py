@@ -183,6 +183,8 @@ class WorkerRecord(_Value):
     agent_port: int
     served_names: tuple[str, ...] = ()
     """Model names that its engine knows; empty: those of the gateway's spec."""
+    zone: str = ""
+    """Where it stands: KV for a worker of another zone costs time and money. Empty: not known."""
     draining: bool = False
 
 

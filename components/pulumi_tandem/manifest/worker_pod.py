@@ -261,7 +261,7 @@ def _host_volumes(parts: Sequence[Part]) -> list[dict[str, Any]]:
 
 def _scheduling(resolved: Resolved, parts: Sequence[Part], scope: Scope) -> dict[str, Any]:
     pool = parts[0].pool
-    fields: dict[str, Any] = {"tolerations": _tolerations(pool)}
+    fields: dict[str, Any] = {"tolerations": tolerations(pool)}
     selector = _node_selector(pool.nodes)
     if pool.pod.node is not None:
         selector["kubernetes.io/hostname"] = pool.pod.node
@@ -288,7 +288,8 @@ def _node_selector(nodes: Nodes | None) -> dict[str, str]:
     return {"node.kubernetes.io/instance-type": nodes.declared.instance_type}
 
 
-def _tolerations(pool: ResolvedPool) -> list[dict[str, Any]]:
+def tolerations(pool: ResolvedPool) -> list[dict[str, Any]]:
+    """Taints that the pool's pods put up with."""
     if pool.pod.tolerations is not None:
         given = pool.pod.tolerations
     else:

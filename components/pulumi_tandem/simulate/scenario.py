@@ -87,6 +87,10 @@ class Asked:
     session: int
     beginning: int
     beginning_tokens: int
+    held_tokens: Sequence[int] = ()
+    """What each prefill worker's cache has of the prompt now: no front door knows it, but one that engines tell."""
+    cached_and_read: Sequence[tuple[int, int]] = ()
+    """Tokens of all prompts up to now that each prefill worker had in its cache, and that it read: its own counters."""
 
 
 class Pairing(Protocol):

@@ -170,6 +170,8 @@ class Simulation:
             session=request.session,
             beginning=request.beginning,
             beginning_tokens=request.beginning_tokens,
+            held_tokens=[engine.cache.held_tokens(request) for engine in self.pools[0].engines],
+            cached_and_read=[(each.hit_tokens, each.prompt_tokens - each.hit_tokens) for each in self.pools[0].engines],
         )
         reads, answers = pairing.choose(asked, self.now_s)
         return None if reads is None else self.pools[0].engines[reads], self._decode.engines[answers]

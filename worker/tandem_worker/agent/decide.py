@@ -62,6 +62,20 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What gateways hear of an engine with its readiness, as its metrics last had it; None: it says nothing of that."""
+
+    kv_share: float | None = None
+    """Share of the memory for KV that is taken."""
+    kv_tokens: int | None = None
+    """Tokens that the memory for KV has room for."""
+    prompt_tokens_cached: int | None = None
+    """Tokens of prompts that were in its own cache, since it started."""
+    prompt_tokens_read: int | None = None
+    """Those that it has computed."""
+
+
+@dataclass(frozen=True)
 class State:
     """Everything that a decision depends on besides the event and the time."""
 
@@ -77,8 +91,7 @@ class State:
     """The last count of model steps, and when it last moved, or could not be expected to."""
     stalled: str | None = None
     """Why the engine counts as stalled though it answers; None when it makes steps or has nothing to do."""
-    kv_share: float | None = None
-    """Share of the memory for KV that was taken at the last reading; None: not told."""
+    told: Told = Told()
     start_seconds: float | None = None
     """From the agent's start of the engine to its first good health check."""
     kill_at_s: float = 0.0
@@ -123,7 +136,7 @@ class Load:
     steps: int
     taken_s: float
     """When it was asked for, so that an answer from before the settling time does not end a drain."""
-    kv_share: float | None = None
+    told: Told = Told()
 
 
 @dataclass(frozen=True)
@@ -280,7 +293,7 @@ def _on_load(state: State, event: Load, now_s: float) -> Decision:
         state,
         steps=(event.steps, moved_s),
         stalled=why if still_s >= STALL_S else None,
-        kv_share=event.kv_share,
+        told=event.told,
     )
     idle = event.running == 0 and event.waiting == 0
     settled = event.taken_s >= state.since_s + state.limits.settle_s

@@ -3,7 +3,7 @@
 import hmac
 import ipaddress
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 from aiohttp import web
@@ -72,7 +72,8 @@ def application(view: View) -> web.Application:
     async def ready(_: web.Request) -> web.Response:
         state = view.state()
         reason = state.not_ready_because
-        body = {"ready": reason is None, "stage": state.stage.value, "reason": reason, "kv_share": state.kv_share}
+        body = {"ready": reason is None, "stage": state.stage.value, "reason": reason}
+        body |= asdict(state.told)
         return web.json_response(body, status=200 if reason is None else 503)
 
     async def factors(_: web.Request) -> web.Response:

@@ -21,6 +21,7 @@ from tandem_worker.agent.processes import Engine, start_engine
 from tandem_worker.agent.spec import Command, Place
 from tandem_worker.agent.transport import UcxTables, allowed_transport, transports
 from tandem_worker.contract import WorkerSpec
+from tandem_worker.dialects.vllm_metrics import EngineNumbers
 from tandem_worker.dialects.vllm_output import has_one_core, says_work_is_done
 from tandem_worker.tree import end_tree
 
@@ -205,13 +206,22 @@ class Shell:
             numbers = await client.numbers()
             if numbers is not None:
                 running, waiting = numbers.requests_running, numbers.requests_waiting
-                load = decide.Load(running, waiting, numbers.steps_count, taken_s, numbers.kv_share)
+                load = decide.Load(running, waiting, numbers.steps_count, taken_s, _told(numbers))
                 self._events.put_nowait(load)
 
     async def _wait_stage_changed(self, timeout_s: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stage_changed.wait(), timeout_s)
         self._stage_changed.clear()
+
+
+def _told(numbers: EngineNumbers) -> decide.Told:
+    return decide.Told(
+        kv_share=numbers.kv_share,
+        kv_tokens=numbers.kv_tokens,
+        prompt_tokens_cached=numbers.prompt_tokens.get("local_cache_hit"),
+        prompt_tokens_read=numbers.prompt_tokens.get("local_compute"),
+    )
 
 
 def _log_change(name: str, before: State, after: State) -> None:

@@ -209,7 +209,7 @@ def step(state: Exchange, event: Event, now_s: float, fleet: Fleet) -> Step:
             fleet.end(*left, _unread_bytes(state), now_s, finished=finished)
         if taken is not None:
             fleet.begin(*taken, _unread_bytes(after), now_s)
-            fleet.history.remember(taken[0], after.terms.prompt)
+            fleet.remember(*taken, after.terms.prompt, now_s)
     return after, actions
 
 

@@ -5,8 +5,11 @@ none, and the service allows it, a survivor serves the whole request. A prompt o
 it is short or because its beginning is cached where it would be answered, is not worth a hand-off.
 
 Of the workers that read prompts, the one that is done first is chosen: with what it has to read already, and then with
-what its cache lacks of this prompt. Where several would be done about as soon, the prompt itself chooses between them,
-so that gateways that know nothing of each other send one conversation to one worker.
+what its cache lacks of this prompt. Where several would be done about as soon, the prompt itself chooses between them:
+gateways that know nothing of each other then send one conversation to one worker, its home. Where engines find more in
+their caches than this gateway knows of, the home is believed to hold what others may have sent there.
+
+Of the workers that write answers, the one with most room is chosen, in the zone of who reads while there is room there.
 """
 
 from collections.abc import Iterable
@@ -19,7 +22,9 @@ from tandem_worker.gateway.prefix import BYTES_PER_TOKEN, Prompt, draw
 
 ABOUT_AS_SOON = 1.1
 """Workers whose times differ by less than this factor count as equal: the rates that times come from are no better."""
-
+KV_SHARE_ROOM = 0.8
+"""Up to this share of its KV memory a decode worker of the reader's zone is preferred to those of others: above it
+vLLM's scheduler begins to preempt where answers are long, which costs more than the way between zones."""
 
 SHORT, CACHED = "short-prompt", "cached-prompt"
 """Why a hand-off would not pay, as `Route.reason` has it."""
@@ -90,7 +95,7 @@ def redirect(fleet: Fleet, ask: Ask, route: Route) -> Route:
         return route
     key = prefill.record.pair_key
     able = (w for w in fleet.ready(ask.generation) if w.phase == "decode" and w.record.pair_key == key)
-    other = _writer(ask, (worker for worker in able if worker is not prefill))
+    other = _writer(ask, (worker for worker in able if worker is not prefill), near=prefill)
     return route if other is None else replace(route, decode=other.record.name, blame=_blame(ask, other))
 
 
@@ -116,8 +121,10 @@ def _pair(fleet: Fleet, ready: list[Worker], ask: Ask) -> Route | None:
     for key in {worker.record.pair_key for worker in ready}:
         same = [worker for worker in ready if worker.record.pair_key == key]
         prefill = _reader(fleet, ask, [worker for worker in same if worker.phase == "prefill"])
-        decode = _writer(ask, (worker for worker in same if worker.phase == "decode"))
-        if prefill is None or decode is None:
+        if prefill is None:
+            continue
+        decode = _writer(ask, (worker for worker in same if worker.phase == "decode"), near=prefill)
+        if decode is None:
             continue
         blame = _blame(ask, prefill) + _blame(ask, decode)
         rank = (blame, prefill.prompts.pending, prefill.turn, decode.decodes)
@@ -172,21 +179,43 @@ def _reader(fleet: Fleet, ask: Ask, workers: list[Worker]) -> Worker | None:
     able = [worker for worker in workers if _blame(ask, worker) == blame]
     usual = usual_rate(able) or 1.0
     done_s = [
-        (worker.prompts.pending + fleet.unread_bytes(worker, ask.prompt)) / (worker.prompts.rate or usual)
-        for worker in able
+        (worker.prompts.pending + unread) / worker.prompts.rate_beside(usual)
+        for worker, unread in zip(able, _likely_unread(fleet, ask.prompt, able), strict=True)
     ]
     soon_s = min(done_s) * ABOUT_AS_SOON
     equal = [worker for worker, at_s in zip(able, done_s, strict=True) if at_s <= soon_s]
-    if len(equal) > 1:
-        piece = fleet.history.first_unheld(ask.prompt, [worker.record.name for worker in equal])
-        if piece is not None:
-            return max(equal, key=lambda worker: draw(piece, worker.record.name))
-    return min(equal, key=_prefill_load)
+    return _home(fleet, ask.prompt, equal) or min(equal, key=_prefill_load)
 
 
-def _writer(ask: Ask, workers: Iterable[Worker]) -> Worker | None:
-    """Who has most room for another answer, of those that have failed the request least."""
-    return min(workers, key=lambda worker: (_blame(ask, worker), *_decode_load(worker)), default=None)
+def _likely_unread(fleet: Fleet, prompt: Prompt, workers: list[Worker]) -> list[float]:
+    """Bytes that each worker has to read of a prompt, what other gateways have likely sent it taken off."""
+    unread = [float(fleet.unread_bytes(worker, prompt)) for worker in workers]
+    if share := fleet.hearsay.share:
+        least = min(unread)
+        holders = [worker for worker, left in zip(workers, unread, strict=True) if left == least]
+        if (home := _home(fleet, prompt, holders)) is not None:
+            unread[workers.index(home)] *= 1 - share
+    return unread
+
+
+def _home(fleet: Fleet, prompt: Prompt, workers: list[Worker]) -> Worker | None:
+    """Which of the workers a prompt goes to by itself, whoever asks; None for one that is too short to tell."""
+    piece = fleet.history.first_unheld(prompt, [worker.record.name for worker in workers])
+    return None if piece is None else max(workers, key=lambda worker: draw(piece, worker.record.name))
+
+
+def _writer(ask: Ask, workers: Iterable[Worker], near: Worker | None = None) -> Worker | None:
+    """Who has most room for another answer, of those that have failed the request least; near the reader if it can."""
+
+    def rank(worker: Worker) -> tuple[float, ...]:
+        return (_blame(ask, worker), near is not None and not _is_near(near, worker), *_decode_load(worker))
+
+    return min(workers, key=rank, default=None)
+
+
+def _is_near(reader: Worker, writer: Worker) -> bool:
+    """Whether KV should stay in the zone of both: it is the same one, and there is room."""
+    return reader.record.zone == writer.record.zone and writer.kv_share_now <= KV_SHARE_ROOM
 
 
 def _blame(ask: Ask, worker: Worker) -> int:
