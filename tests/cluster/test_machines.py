@@ -1,18 +1,14 @@
-"""A server over two pods that starts by `mpirun`: the real Open MPI, LeaderWorkerSet and pod network, TensorRT-LLM's
-stand-ins, in a namespace that enforces `restricted`."""
+"""A server over two pods that starts by `mpirun`, in a namespace that enforces `restricted`.
 
-import json
-import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
+Open MPI, LeaderWorkerSet and the pods' network are the real ones; TensorRT-LLM's two programs are stand-ins.
+"""
+
 from typing import Any
 
-import pytest
-
 from steps.images import RECIPES
-from tests.cluster.api import CORE, GROUPS, Namespace, is_ready, until
+from tests.cluster.api import CORE, GROUPS, is_ready, until
 from tests.cluster.bringup import built, run_tool
-from tests.cluster.service import STACK, InCluster
+from tests.cluster.service import InCluster, Stacks
 
 IMAGE = "worker-mpi"
 OVER_TWO_PODS: dict[str, Any] = {
@@ -23,42 +19,24 @@ OVER_TWO_PODS: dict[str, Any] = {
 }
 
 
-@pytest.fixture
-def project(cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path: Path) -> Iterator[InCluster]:
+def test_a_server_over_two_pods_starts_by_mpirun_and_comes_back_whole_when_a_pod_is_lost(stacks: Stacks) -> None:
     built(RECIPES[IMAGE].step_name)
     assert run_tool("-m", "cluster", "up", "--image", IMAGE) == 0
-    made = InCluster(tmp_path / "project", cluster_kubeconfig, namespace())
-    yield made
-    made.run("destroy", "--stack", STACK, "--yes", "--skip-preview")
+    with stacks(**OVER_TWO_PODS) as service:
+        (group,) = service.namespace.get(GROUPS, "leaderworkersets")["items"]
+        assert group["spec"]["leaderWorkerTemplate"]["size"] == 2
+        leader, follower = sorted(service.workers("serve"))
+        said = service.namespace.text(CORE, f"pods/{leader}/log")
+        for rank, pod in enumerate((leader, follower)):
+            assert f"rank {rank} of 2 has met the others on {pod}\n" in said
+        assert service.ask(max_tokens=3).text == "one two three "
+
+        before = members(service)
+        service.namespace.delete(CORE, f"pods/{follower}")
+        until(lambda: len(after := members(service)) == 2 and not before & after)
+        until(lambda: service.ask(max_tokens=3).status == 200)
 
 
-def test_a_server_over_two_pods_starts_by_mpirun_and_comes_back_whole_when_a_pod_is_lost(project: InCluster) -> None:
-    up = project.up(**OVER_TWO_PODS)
-    assert up.returncode == 0, up.stdout
-    (group,) = project.namespace.get(GROUPS, "leaderworkersets")["items"]
-    assert group["spec"]["leaderWorkerTemplate"]["size"] == 2
-    leader, follower = sorted(project.workers("serve"))
-    for rank, pod in enumerate((leader, follower)):
-        assert f"rank {rank} of 2 has met the others on {pod}\n" in project.namespace.text(CORE, f"pods/{leader}/log")
-    assert answer(project.url) == "one two three "
-
-    before = members(project)
-    project.namespace.delete(CORE, f"pods/{follower}")
-    until(lambda: len(after := members(project)) == 2 and not before & after)
-    assert until(lambda: answer(project.url)) == "one two three "
-
-
-def members(project: InCluster) -> set[str]:
+def members(service: InCluster) -> set[str]:
     """The ready pods of the group; a new one has the name of the one that it replaces."""
-    return {pod["metadata"]["uid"] for pod in project.namespace.pods(pool="serve") if is_ready(pod)}
-
-
-def answer(url: str) -> str:
-    """What the service answers; nothing while it cannot."""
-    body = json.dumps({"model": "SmolLM2-135M-Instruct", "prompt": "count", "max_tokens": 3}).encode()
-    request = urllib.request.Request(f"{url}/v1/completions", body, {"content-type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return json.load(response)["choices"][0]["text"]
-    except OSError:
-        return ""
+    return {pod["metadata"]["uid"] for pod in service.namespace.pods(pool="serve") if is_ready(pod)}
