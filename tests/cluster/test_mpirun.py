@@ -137,7 +137,7 @@ def open_mpi(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The system's, installed where that is possible without asking."""
     if shutil.which("mpirun") is None:
         try:
-            run = Run(log=tmp_path_factory.mktemp("log") / "log", report=sys.stdout.write)
+            run = Run(log=tmp_path_factory.mktemp("log") / "log", report=print)
             system_package(run, "openmpi-bin", "engines of TensorRT-LLM over several machines start by mpirun")
         except Failure as reason:
             pytest.skip(str(reason))
