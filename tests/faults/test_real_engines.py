@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from pulumi_tandem.local.client import call
-from tests.serving.load import Load, steady
+from tests.serving.load import LONG_PROMPT, Load, steady
 from tests.serving.service import Serving
 
 pytestmark = pytest.mark.faults
@@ -107,23 +107,11 @@ def cut_connections_to(port: int) -> subprocess.CompletedProcess[str]:
 
 
 async def kill_during_a_prefill(serving: Serving, load: Load, victim: psutil.Process) -> None:
-    """Kill while a prefill that cannot have ended is at the engine.
-
-    A prefill lasts a quarter of a second or less, so the engine is suspended before it is asked.
-    """
-    core = victim_of(serving, "prefill", "engine-core")
-    is_noticed_asleep = victim not in core.children()
+    """Kill while a prompt is read that takes seconds; nothing else is asked meanwhile, so the death meets it."""
     async with load.quiet(), asyncio.TaskGroup() as group:
-        core.suspend()
-        try:
-            group.create_task(load.one_more())
-            await until(lambda: streams_at(serving, "prefill"))
-            victim.kill()
-            if is_noticed_asleep:  # a sleeping engine cannot answer before its own end reaches it
-                await until(lambda: not streams_at(serving, "prefill"))
-        finally:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                core.resume()
+        group.create_task(load.one_more(LONG_PROMPT))
+        await until(lambda: streams_at(serving, "prefill"))
+        victim.kill()
 
 
 def counts(serving: Serving) -> dict[str, int]:

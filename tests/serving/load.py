@@ -84,6 +84,22 @@ def kinds(max_tokens: int = 32) -> tuple[Kind, ...]:
     )
 
 
+LONG_PROMPT = Kind(
+    "long-prompt",
+    "/v1/completions",
+    {
+        "model": MODEL,
+        "temperature": 0,
+        "max_tokens": 4,
+        "ignore_eos": True,
+        "prompt": "The river rose by a hand's breadth in the night, and in the morning the fox could not cross it. "
+        * 75,
+    },
+    unread=True,
+)
+"""Its prefill takes seconds on a core of a CPU, long enough to meet it there."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the client saw."""
@@ -217,10 +233,10 @@ class Load:
                 await held.enter_async_context(turn)
             yield
 
-    async def one_more(self) -> None:
+    async def one_more(self, kind: Kind) -> None:
         """Ask once beside the clients; its answer counts as theirs do."""
         async with httpx.AsyncClient(base_url=self.url, timeout=REQUEST_TIMEOUT_S) as client:
-            await self._note(await ask(client, self.kinds[0]))
+            await self._note(await ask(client, kind))
 
     @property
     def is_mid_stream(self) -> bool:
