@@ -35,7 +35,7 @@ TOLD = [
     ("docs/running.md", f"{ports.BLOCK_PORTS} consecutive ports between {ports.FIRST_PORT} and {ports.LAST_PORT}"),
     (
         "docs/tensorrt-llm.md",
-        f"the daemons' at `group` ({pods.PORTS['group']}), the ranks' from `ranks` on ({pods.PORTS['ranks']}, two for each",
+        f"at `group` ({pods.PORTS['group']}), the ranks' from `ranks` on ({pods.PORTS['ranks']}, two",
     ),
     ("docs/tensorrt-llm.md", f"whose engine's port nobody has open for {agent.DEAD_HEALTH_S:g} s ends the worker"),
     ("docs/numerics.md", f"{resolve.BF16_GAP_NATS:g} nats, and {resolve.FLOAT32_GAP_NATS:g} nats"),
