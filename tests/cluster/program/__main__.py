@@ -47,7 +47,7 @@ pool |= changes.get("pool", {})
 chat = tandem.Service(
     name="chat",
     model=tandem.Model(name="SmolLM2-135M-Instruct", **changes.get("model", {})),
-    engine=tandem.Vllm(version="0.32.0"),
+    engine=tandem.TensorRtLlm() if changes.get("tensorrt_llm") else tandem.Vllm(version="0.32.0"),
     **{name: tandem.Pool(**pool | changes.get(name, {})) for name in changes.get("pools", ("prefill", "decode"))},
     context_tokens=2048,
     transfer=tandem.Transfer(lease_s=6, **changes.get("transfer", {})),
