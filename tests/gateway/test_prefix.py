@@ -240,6 +240,18 @@ def test_decode_goes_where_memory_is_left():
     assert route is not None and route.decode == "d1"
 
 
+def test_answers_of_prompts_that_were_read_at_the_same_time_are_spread_over_the_decode_workers():
+    """All were sent before any was read, when every decode worker had as much room as the others."""
+    fleet = gateway(decodes=4)
+    begun = [begin(fleet, turns(f"user {number}", 1), 0.0)[0] for number in range(8)]
+    answering: list[str] = []
+    for state in begun:
+        after, _ = step(state, Prefilled(200, has_parameters=True), 1.0, fleet)
+        assert after.route is not None
+        answering.append(after.route.decode)
+    assert sorted(answering) == sorted(2 * ["d0", "d1", "d2", "d3"])
+
+
 # what is not worth a hand-off
 
 
