@@ -162,13 +162,13 @@ def test_a_queue_that_takes_longer_than_reading_anew_sends_it_elsewhere():
 
 def test_a_worker_that_reads_slowly_gets_fewer_prompts():
     fleet = gateway(prefills=2)
-    for name, read_s in (("p0", 1.0), ("p1", 4.0)):
-        fleet.begin(name, "prefill", 8000, 0.0)
-        fleet.end(name, "prefill", 8000, read_s, finished=True)
+    for name, read_s in (("p0", 20.0), ("p1", 80.0)):
+        fleet.begin(name, "prefill", 160_000, 0.0)
+        fleet.end(name, "prefill", 160_000, read_s, finished=True)
     names: list[str | None] = []
     for number in range(10):
         names.append(chosen(fleet, Prompt(8000)))
-        fleet.begin(names[-1] or "", "prefill", 8000, 10.0 + number * 1e-3)
+        fleet.begin(names[-1] or "", "prefill", 8000, 100.0 + number * 1e-3)
     assert names.count("p0") == 7
 
 
