@@ -1,11 +1,11 @@
-"""Real CPU engines under their agents, and our gateway before them."""
+"""Real CPU engines under their agents, and gateways before them."""
 
 import asyncio
 import os
 import secrets
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,14 @@ from benchmarks.fleet import gateway_command, spawn, write_fleet
 from pulumi_tandem.check import accept
 from pulumi_tandem.local import ports
 from pulumi_tandem.lower import Fleet, LoweredPool, lower
-from tandem_worker.contract import WorkerRecord, WorkerSpec
+from tandem_worker.contract import GatewaySpec, WorkerRecord, WorkerSpec
 
 ADDRESS = "127.0.0.1"
 STOP_TIMEOUT_S = 60.0
 SIGHT_TIMEOUT_S = 60.0
 POLL_S = 0.5
+
+Say = Callable[[str], None]
 
 
 class NotReadyError(Exception):
@@ -50,47 +52,67 @@ def from_environment(name: str) -> str:
 
 @asynccontextmanager
 async def running(
-    service: tandem.Service, say: Callable[[str], None], *, environments: Mapping[str, Mapping[str, str]] | None = None
+    service: tandem.Service, say: Say, *, environments: Mapping[str, Mapping[str, str]] | None = None
 ) -> AsyncIterator[Door]:
     """Starts engines and gateway, ends them afterwards, whatever happens.
 
     `environments`: by the name of a worker, `bench-prefill-0` say, what its engine has in its environment besides.
     """
-    python = from_environment("TANDEM_ENGINE_PYTHON")
     fleet = lower(accept(service)[0])
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as name:
         folder = Path(name)
-        named = {f"bench-{pool.name}-{number}": pool for pool in fleet.pools for number in range(pool.workers)}
-        blocks = [ports.claim(ADDRESS) for _ in named]
-        processes: list[subprocess.Popen[bytes]] = []
-        try:
-            records = [
-                _record(fleet, pool, name, block.first)
-                for (name, pool), block in zip(named.items(), blocks, strict=True)
-            ]
-            write_fleet(folder / "fleet", fleet.generation, records)
-            token = secrets.token_urlsafe(16)
-            (folder / "token").touch(mode=0o600)
-            (folder / "token").write_text(token)
-            port = blocks[0].first + ports.BLOCK_PORTS - 1
-            more = ("--proof-token-file", str(folder / "token"))
-            command = gateway_command(fleet.gateway, folder / "fleet", f"{ADDRESS}:{port}", *more)
-            gateway = spawn(command, folder / "gateway.log")
-            processes.append(gateway)
-            await _ready("gateway", port, "/live", gateway, folder, say)
-            for record in records:
-                spec = named[record.name].spec
-                also = (environments or {}).get(record.name, {})
-                spec = spec.model_copy(update={"env": {**spec.env, **also}})
-                processes.append(_start(folder, python, spec, record))
-            for record, engine in zip(records, processes[1:], strict=True):
-                await _ready(record.name, record.agent_port, "/ready", engine, folder, say)
-            await _seen(f"http://{ADDRESS}:{port}/fleet", token, len(records))
-            yield Door(f"http://{ADDRESS}:{port}", token, tuple(records), folder)
-        finally:
-            _stop(processes)
-            for block in blocks:
-                block.release()
+        async with (
+            started(fleet, folder, say, environments=environments) as records,
+            front(fleet.gateway, records, folder, say) as door,
+        ):
+            yield door
+
+
+@asynccontextmanager
+async def started(
+    fleet: Fleet, folder: Path, say: Say, *, environments: Mapping[str, Mapping[str, str]] | None = None
+) -> AsyncIterator[tuple[WorkerRecord, ...]]:
+    """Starts every worker of a fleet, its logs in `folder`; `environments` as above."""
+    python = from_environment("TANDEM_ENGINE_PYTHON")
+    named = {f"bench-{pool.name}-{number}": pool for pool in fleet.pools for number in range(pool.workers)}
+    blocks = [ports.claim(ADDRESS) for _ in named]
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        records = tuple(
+            _record(fleet, pool, name, block.first) for (name, pool), block in zip(named.items(), blocks, strict=True)
+        )
+        for record in records:
+            spec = named[record.name].spec
+            also = (environments or {}).get(record.name, {})
+            spec = spec.model_copy(update={"env": {**spec.env, **also}})
+            processes.append(_start(folder, python, spec, record))
+        for record, engine in zip(records, processes, strict=True):
+            await _ready(record.name, record.agent_port, "/ready", engine, folder, say)
+        yield records
+    finally:
+        _stop(processes)
+        for block in blocks:
+            block.release()
+
+
+@asynccontextmanager
+async def front(spec: GatewaySpec, records: Sequence[WorkerRecord], folder: Path, say: Say) -> AsyncIterator[Door]:
+    """Starts a gateway before workers that run; its fleet folder, token and log are in `folder`."""
+    write_fleet(folder / "fleet", records[0].generation, list(records))
+    token = secrets.token_urlsafe(16)
+    (folder / "token").touch(mode=0o600)
+    (folder / "token").write_text(token)
+    block = ports.claim(ADDRESS)
+    url = f"http://{ADDRESS}:{block.first}"
+    more = ("--proof-token-file", str(folder / "token"))
+    gateway = spawn(gateway_command(spec, folder / "fleet", url.removeprefix("http://"), *more), folder / "gateway.log")
+    try:
+        await _ready("gateway", block.first, "/live", gateway, folder, say)
+        await _seen(f"{url}/fleet", token, len(records))
+        yield Door(url, token, tuple(records), folder)
+    finally:
+        _stop([gateway])
+        block.release()
 
 
 def _record(fleet: Fleet, pool: LoweredPool, name: str, first_port: int) -> WorkerRecord:
@@ -121,9 +143,7 @@ def _start(folder: Path, python: str, spec: WorkerSpec, record: WorkerRecord) ->
     return spawn(command, folder / f"{record.name}.log")
 
 
-async def _ready(
-    name: str, port: int, path: str, process: subprocess.Popen[bytes], folder: Path, say: Callable[[str], None]
-) -> None:
+async def _ready(name: str, port: int, path: str, process: subprocess.Popen[bytes], folder: Path, say: Say) -> None:
     """Waits until the process answers 200; it ends by itself when it cannot start, the agent within its own timeout."""
     say(f"waiting for {name}")
     async with aiohttp.ClientSession() as session:
@@ -150,7 +170,7 @@ async def _seen(url: str, token: str, workers: int) -> None:
             await asyncio.sleep(POLL_S)
 
 
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """The second signal makes an agent stop its engine without a drain; an agent that hangs is killed last."""
     for _ in range(2):
         for process in processes:

@@ -41,6 +41,7 @@ class World:
     numbers: EngineNumbers | None = NUMBERS
     transports: list[Transport] = field(default_factory=lambda: [Transport("tcp", "log")])
     drains: int = 0
+    launched: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
 
     def view(self) -> View:
         async def numbers() -> EngineNumbers | None:
@@ -58,6 +59,7 @@ class World:
             numbers=numbers,
             transports=lambda: self.transports,
             drain=drain,
+            launched=self.launched.get,
         )
 
 
@@ -210,3 +212,20 @@ def test_refuses_large_requests_and_other_methods() -> None:
 
     assert talk(world, ask) == 405
     assert world.drains == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [("/launch/1", 200, '"ess"'), ("/launch/2", 404, "machine 2"), ("/launch/..%2fx", 404, "")],
+)
+def test_shows_another_machine_what_mpirun_wants_of_it_and_takes_no_commands(
+    path: str, status: int, words: str
+) -> None:
+    world = World(launched={1: ("-mca", "ess", "env")})
+    answered, body = get(world, path)
+    assert (answered, words in body) == (status, True)
+
+    async def post(client: Client) -> int:
+        return (await client.post("/launch/1", json=["-mca", "ess", "env"])).status
+
+    assert talk(world, post) == 405

@@ -13,11 +13,11 @@ import pulumi_tandem as tandem
 from pulumi_tandem.manifest import Images, Setting
 from steps.programs import KEDA
 from tests.builders import llama_flexible
-from tests.cluster.api import Namespace, until
+from tests.cluster.api import until
 from tests.cluster.bringup import added, built
-from tests.cluster.service import STACK, InCluster
+from tests.cluster.service import STACK, InCluster, Stacks
 from tests.manifest.test_manifests import SHAPES, made
-from tests.serving.load import Answer, steady, undisturbed
+from tests.serving.load import Answer, kinds, steady, undisturbed
 
 POOLS = ("prefill", "decode")
 TOKENS = 20
@@ -37,21 +37,15 @@ NEXT: dict[str, Any] = {**SCALED, "service": {"served_names": ["SmolLM2-135M-Ins
 
 
 @pytest.fixture(scope="module")
-def service(
-    cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[InCluster]:
+def service(stacks: Stacks) -> Iterator[InCluster]:
     built(KEDA.name)
-    with added("keda"):
-        made = InCluster(tmp_path_factory.mktemp("scaling") / "project", cluster_kubeconfig, namespace())
-        up = made.up(**SCALED)
-        assert up.returncode == 0, up.stdout
+    with added("keda"), stacks(**SCALED) as made:
         yield made
-        made.run("destroy", "--stack", STACK, "--yes", "--skip-preview", **NEXT)
 
 
 @pytest.fixture(scope="module")
 def expected(service: InCluster) -> dict[str, Answer]:
-    return asyncio.run(undisturbed(service.url, TOKENS))
+    return asyncio.run(undisturbed(service.url, kinds(TOKENS)))
 
 
 SERVICES: dict[str, Callable[[], tandem.Service]] = {
@@ -84,14 +78,14 @@ def test_both_pools_grow_under_load_and_the_next_generation_begins_as_large_and_
     assert sizes(service) == {"prefill": 1, "decode": 1}
 
     async def run() -> None:
-        async with steady(service.url, expected, clients=CLIENTS, max_tokens=TOKENS) as load:
+        async with steady(service.url, expected, clients=CLIENTS, asked=kinds(TOKENS)) as load:
             await asyncio.to_thread(until, lambda: sizes(service) == {"prefill": 2, "decode": 2})
             preview = await asyncio.to_thread(service.run, "preview", "--stack", STACK, "--expect-no-changes", **SCALED)
             assert preview.returncode == 0, preview.stdout
             up = await asyncio.to_thread(service.up, **NEXT)
             assert up.returncode == 0, up.stdout
             await load.answered(10)
-        async with steady(service.url, expected, clients=1, max_tokens=TOKENS) as load:
+        async with steady(service.url, expected, clients=1, asked=kinds(TOKENS)) as load:
             await asyncio.to_thread(until, lambda: sizes(service) == {"prefill": 1, "decode": 1}, QUIET_WAIT_S)
             await load.answered(3)
 

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from pulumi_tandem.local.client import call
-from tests.serving.load import steady
+from tests.serving.load import LONG_PROMPT, Load, steady
 from tests.serving.service import Serving
 
 pytestmark = pytest.mark.faults
@@ -94,16 +94,24 @@ def is_whole(serving: Serving) -> bool:
     return len(workers) == 2 and all(worker["ready"] and not worker["suspect"] for worker in workers)
 
 
-def streams_at(serving: Serving, side: str) -> bool:
-    """Whether that side has something to lose."""
-    running = {worker["pool"]: worker for worker in fleet(serving)["workers"]}[side]
-    return running["running_prefill" if side == "prefill" else "running_decode"] > 0
+def streams_at(serving: Serving, side: str) -> int:
+    """How many requests that side has to lose."""
+    running = "running_prefill" if side == "prefill" else "running_decode"
+    return sum(worker[running] for worker in fleet(serving)["workers"] if worker["pool"] == side)
 
 
 def cut_connections_to(port: int) -> subprocess.CompletedProcess[str]:
     """Have the kernel destroy every connection to a local port."""
     command = ["ss", "-K", "-t", "dst", "127.0.0.1", "dport", "=", str(port)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+async def kill_during_a_prefill(serving: Serving, load: Load, victim: psutil.Process) -> None:
+    """Kill while a prompt is read that takes seconds; nothing else is asked meanwhile, so the death meets it."""
+    async with load.quiet(), asyncio.TaskGroup() as group:
+        group.create_task(load.one_more(LONG_PROMPT))
+        await until(lambda: streams_at(serving, "prefill"))
+        victim.kill()
 
 
 def counts(serving: Serving) -> dict[str, int]:
@@ -125,15 +133,12 @@ def test_a_death_loses_no_request(serving: Serving, kind: str, side: str) -> Non
     async def run() -> None:
         async with steady(serving.url, serving.expected, clients=2) as load:
             await load.answered(2)
-            victim, core = victim_of(serving, side, kind), victim_of(serving, side, "engine-core")
+            victim = victim_of(serving, side, kind)
             if side == "prefill":
-                core.suspend()  # a prefill lasts a quarter of a second or less: this one lasts until the death
-            try:
-                await until(lambda: streams_at(serving, side) and (side == "prefill" or load.is_mid_stream))
+                await kill_during_a_prefill(serving, load, victim)
+            else:
+                await until(lambda: streams_at(serving, side) and load.is_mid_stream)
                 victim.kill()
-            finally:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    core.resume()
             await load.answered(6)
             load.pace_s = RECOVERY_PACE_S
             await until(

@@ -29,7 +29,7 @@ from tandem_worker.gateway.handoff import (
     Terms,
     step,
 )
-from tandem_worker.gateway.pair import Ask, Pinned, Route, choose, redirect
+from tandem_worker.gateway.pair import KV_SHARE_ROOM, Ask, Pinned, Route, choose, redirect
 from tandem_worker.gateway.request import ClientRequest, fields_of, understood
 from tandem_worker.gateway.silence import Limits, Silence, judge
 from tandem_worker.gateway.stream import OpaqueRelay
@@ -37,7 +37,9 @@ from tandem_worker.gateway.stream import OpaqueRelay
 RECORDED = Path(__file__).parents[1] / "fakes" / "recorded"
 
 
-def worker(name: str, phase: Phase, *, generation: str = "g1", key: str = "k1", both: bool = True) -> WorkerRecord:
+def worker(
+    name: str, phase: Phase, *, generation: str = "g1", key: str = "k1", both: bool = True, zone: str = ""
+) -> WorkerRecord:
     return WorkerRecord(
         name=name,
         service="chat",
@@ -50,6 +52,7 @@ def worker(name: str, phase: Phase, *, generation: str = "g1", key: str = "k1", 
         address="host",
         http_port=1,
         agent_port=2,
+        zone=zone,
     )
 
 
@@ -260,6 +263,43 @@ def test_pinned_workers_are_used_as_named_or_not_at_all():
     assert choose(fleet, Ask("g1", disaggregate=True, pinned=Pinned("p1", "d1"))) is None
     alone = Ask("g1", disaggregate=False, reason="proof", pinned=Pinned(None, "p1"))
     assert choose(fleet, alone) == Route("p1", reason="proof")
+
+
+@given(near=st.floats(0, 1), far=st.floats(0, 1))
+def test_kv_stays_in_the_zone_while_there_is_room(near: float, far: float):
+    """A worker of another zone writes only where that one has no room and this one more."""
+    reader = worker("p0", "prefill", zone="a")
+    fleet = fleet_of(reader, worker("far", "decode", zone="b"), worker("near", "decode", zone="a"))
+    fleet.loaded("near", near)
+    fleet.loaded("far", far)
+
+    route = choose(fleet, HANDOFF)
+
+    assert route is not None
+    if near <= KV_SHARE_ROOM or near < far - 0.01:
+        assert route.decode == "near"
+    elif near > far + 0.01:
+        assert route.decode == "far"
+    assert redirect(fleet, HANDOFF, route) == route
+
+
+def test_who_failed_a_request_does_not_get_it_for_being_near():
+    reader = worker("p0", "prefill", zone="a")
+    fleet = fleet_of(reader, worker("far", "decode", zone="b"), worker("near", "decode", zone="a"))
+
+    route = choose(fleet, Ask("g1", disaggregate=True, blamed=("near",)))
+
+    assert route is not None
+    assert route.decode == "far"
+
+
+def test_an_answer_moves_within_the_zone_when_its_worker_is_gone_after_the_prefill():
+    reader = worker("p0", "prefill", zone="a")
+    fleet = fleet_of(reader, worker("far", "decode", zone="b"), worker("near", "decode", zone="a"))
+
+    moved = redirect(fleet, HANDOFF, Route("gone", "p0"))
+
+    assert moved.decode == "near"
 
 
 def test_decode_half_moves_when_its_worker_is_gone_after_the_prefill():

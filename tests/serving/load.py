@@ -9,7 +9,8 @@ import collections
 import contextlib
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -41,6 +42,8 @@ class Kind:
     name: str
     path: str
     body: dict[str, Any] = field(hash=False)
+    unread: bool = False
+    """Whether no prefix cache may know the prompt, however often it is asked."""
 
     @property
     def streams(self) -> bool:
@@ -81,6 +84,22 @@ def kinds(max_tokens: int = 32) -> tuple[Kind, ...]:
     )
 
 
+LONG_PROMPT = Kind(
+    "long-prompt",
+    "/v1/completions",
+    {
+        "model": MODEL,
+        "temperature": 0,
+        "max_tokens": 4,
+        "ignore_eos": True,
+        "prompt": "The river rose by a hand's breadth in the night, and in the morning the fox could not cross it. "
+        * 75,
+    },
+    unread=True,
+)
+"""Its prefill takes seconds on a core of a CPU, long enough to meet it there."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the client saw."""
@@ -102,13 +121,14 @@ class Outcome:
 
 async def ask(client: httpx.AsyncClient, kind: Kind, on_text: Callable[[], None] = lambda: None) -> Outcome:
     """Send one request as any client would, without a retry of its own; `on_text` hears of each piece of a stream."""
+    body = {**kind.body, "cache_salt": uuid.uuid4().hex} if kind.unread else kind.body
     try:
         if not kind.streams:
-            response = await client.post(kind.path, json=kind.body)
+            response = await client.post(kind.path, json=body)
             if response.status_code != 200:
                 return Outcome(kind, failure=f"{response.status_code}: {response.text[:200]}")
             return Outcome(kind, _whole(response.json()))
-        async with client.stream("POST", kind.path, json=kind.body) as response:
+        async with client.stream("POST", kind.path, json=body) as response:
             if response.status_code != 200:
                 return Outcome(
                     kind,
@@ -163,13 +183,13 @@ class Load:
         expected: dict[str, Answer],
         *,
         clients: int = 3,
-        max_tokens: int = 32,
+        asked: Sequence[Kind] | None = None,
     ) -> None:
-        """Expects, for each kind, the answer of the undisturbed run."""
+        """Expects, for each kind, the answer of the undisturbed run; `asked`: those of `kinds`."""
         self.url = url
         self.expected = expected
         self.clients = clients
-        self.kinds = kinds(max_tokens)
+        self.kinds = asked or kinds()
         self.outcomes: list[Outcome] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -177,6 +197,7 @@ class Load:
         self.pace_s = 0.0
         """Pause of each client between two requests."""
         self._answered = asyncio.Condition()
+        self._turn = [asyncio.Lock() for _ in range(clients)]
 
     async def __aenter__(self) -> Self:
         turns = itertools.cycle(self.kinds)
@@ -193,12 +214,29 @@ class Load:
 
         async with httpx.AsyncClient(base_url=self.url, timeout=REQUEST_TIMEOUT_S) as client:
             while not self._stopping:
-                outcome = await ask(client, next(turns), on_text)
+                async with self._turn[index]:
+                    outcome = await ask(client, next(turns), on_text)
                 self._pieces[index] = 0
-                async with self._answered:
-                    self.outcomes.append(outcome)
-                    self._answered.notify_all()
+                await self._note(outcome)
                 await asyncio.sleep(self.pace_s)
+
+    async def _note(self, outcome: Outcome) -> None:
+        async with self._answered:
+            self.outcomes.append(outcome)
+            self._answered.notify_all()
+
+    @contextlib.asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """While it lasts no client waits for an answer, and none asks."""
+        async with contextlib.AsyncExitStack() as held:
+            for turn in self._turn:
+                await held.enter_async_context(turn)
+            yield
+
+    async def one_more(self, kind: Kind) -> None:
+        """Ask once beside the clients; its answer counts as theirs do."""
+        async with httpx.AsyncClient(base_url=self.url, timeout=REQUEST_TIMEOUT_S) as client:
+            await self._note(await ask(client, kind))
 
     @property
     def is_mid_stream(self) -> bool:
@@ -227,11 +265,11 @@ class Load:
         return dict(collections.Counter(outcome.kind.name for outcome in self.outcomes if outcome.answer))
 
 
-async def undisturbed(url: str, max_tokens: int = 32) -> dict[str, Answer]:
-    """The answers while nothing is disturbed; each asked twice, which must agree."""
+async def undisturbed(url: str, asked: Sequence[Kind] | None = None) -> dict[str, Answer]:
+    """The answers while nothing is disturbed; each asked twice, which must agree. `asked`: those of `kinds`."""
     answers: dict[str, Answer] = {}
     async with httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT_S) as client:
-        for kind in kinds(max_tokens):
+        for kind in asked or kinds():
             first, second = await ask(client, kind), await ask(client, kind)
             assert first.answer is not None, f"{kind.name}: {first.failure}"
             assert first.answer == second.answer, f"{kind.name} is not deterministic"

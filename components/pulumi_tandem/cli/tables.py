@@ -6,6 +6,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from tandem_worker.contract import FLEXIBLE_POOL
+
 
 def bytes_text(count: float) -> str:
     """A size in the decimal units that bandwidths use."""
@@ -104,7 +106,7 @@ def status_view(
             speed = speeds.get(process["name"])
             table.add_row(
                 process["name"],
-                process["pool"] or "gateway",
+                _pool(process, worker),
                 process["generation"],
                 _state(process, worker, active),
                 str(worker.get("running_prefill", "")),
@@ -117,6 +119,12 @@ def status_view(
         if fleet:
             parts.append(_traffic(fleet))
     return Group(*(parts or [Text("nothing runs; `make up` starts the stack")]))
+
+
+def _pool(process: dict[str, Any], worker: dict[str, Any]) -> str:
+    """The worker's pool; of a flexible one also the phase that it takes now."""
+    pool = process["pool"] or "gateway"
+    return f"{pool}, {worker['phase']}" if pool == FLEXIBLE_POOL and worker else pool
 
 
 def _state(process: dict[str, Any], worker: dict[str, Any], active: str | None) -> Text:

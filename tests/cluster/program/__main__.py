@@ -7,7 +7,7 @@ from typing import Any
 import pulumi
 import pulumi_tandem as tandem
 from pulumi_tandem import kubernetes
-from pulumi_tandem.manifest import Transform
+from pulumi_tandem.manifest import Transform, Weights
 
 OPEN_PORTS = (8000, 8001)
 """What a policy that was written by hand may know of: the engine's and the agent's, but not those that KV takes."""
@@ -52,6 +52,17 @@ chat = tandem.Service(
     transfer=tandem.Transfer(lease_s=6, **changes.get("transfer", {})),
     **{"grace": tandem.Grace(start_timeout_s=60, drain_timeout_s=30), **changes.get("service", {})},
 )
+
+
+def weights() -> Weights | None:
+    """A folder of the machine, or a download into a claim."""
+    given = changes.get("weights")
+    if isinstance(given, dict):
+        download: dict[str, Any] = given
+        return kubernetes.Download(**download | {"into": kubernetes.Claim(name=download["into"])})
+    return kubernetes.HostPath(path=given) if given else None
+
+
 cluster = kubernetes.Access(kubeconfig=os.environ["TANDEM_CLUSTER_KUBECONFIG"], identifier="test")
 images = kubernetes.Images(
     worker=f"tandem.local/{changes.get('worker', 'worker-fake')}:test", gateway="tandem.local/gateway:test"
@@ -62,7 +73,7 @@ inference = kubernetes.Inference(
         service=chat,
         images=images,
         gateway=kubernetes.Gateway(keys_secret=changes.get("keys_secret")),
-        weights=kubernetes.HostPath(path=changes["weights"]) if "weights" in changes else None,
+        weights=weights(),
         cluster=cluster,
         namespace=os.environ["TANDEM_TEST_NAMESPACE"],
         transforms={
@@ -80,6 +91,7 @@ if "front" in changes:
         kubernetes.InferenceArgs(
             service=chat.model_copy(update={"name": "code", "served_names": names}),
             images=images,
+            weights=weights(),
             cluster=cluster,
             namespace=os.environ["TANDEM_TEST_NAMESPACE"],
         ),

@@ -15,7 +15,8 @@ from tandem_worker.contract import WorkerSpec
 
 DEAD_HEALTH_S = 5.0
 """An engine that answers its health check with 503 this long has lost its core: vLLM says 503 for
-nothing else (EngineDeadError), and may linger for some seconds before its API server ends."""
+nothing else (EngineDeadError), and may linger for some seconds before its API server ends. One where
+nobody listens any more has lost its server: under `mpirun` the rest of TensorRT-LLM outlives it."""
 
 STALL_S = 15.0
 """Running requests without a model step for this long mean a stopped core. A step is one chunk of
@@ -85,7 +86,7 @@ class State:
     unwell: str | None = None
     """Why the engine cannot take requests at the moment, though it has not ended; None when it can."""
     refusing_since_s: float | None = None
-    """Since when the engine has answered its health check with an error."""
+    """Since when the engine has answered its health check with an error, or nobody has listened."""
     steps: tuple[int, float] = (-1, 0.0)
     """The last count of model steps, and when it last moved, or could not be expected to."""
     stalled: str | None = None
@@ -119,10 +120,11 @@ class Healthy:
 
 @dataclass(frozen=True)
 class Unwell:
-    """The engine does not answer, or answers with an error (`refusing`), or a process of it is stopped."""
+    """The engine does not answer, or a process of it is stopped."""
 
     why: str
     refusing: bool = False
+    """Whether it answers with an error, or nobody listens any more."""
 
 
 @dataclass(frozen=True)
@@ -312,7 +314,7 @@ def _on_time(state: State, now_s: float) -> Decision:
             why = f"the engine was not ready within {limits.start_timeout_s:g} s"
             return _exit(state, Exit.START_FAILED, why, now_s)
         case Stage.READY:
-            why = f"the engine has reported itself dead for {DEAD_HEALTH_S:g} s: {state.unwell}"
+            why = f"the engine has been dead for {DEAD_HEALTH_S:g} s: {state.unwell}"
             return _exit(state, Exit.ENGINE_DIED, why, now_s)
         case Stage.DRAINING:
             why = f"requests were still running {limits.drain_timeout_s:g} s after the drain began"

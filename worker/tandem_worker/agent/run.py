@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 from aiohttp import web
@@ -14,6 +15,7 @@ from aiohttp import web
 from tandem_worker.agent import decide
 from tandem_worker.agent.decide import Action, Event, Exit, Stage, State
 from tandem_worker.agent.endpoints import View, application
+from tandem_worker.agent.launch import joins, launched, waits
 from tandem_worker.agent.observe import HEALTH_PERIOD_S, METERS, EngineClient, Tree
 from tandem_worker.agent.processes import Engine, start_engine
 from tandem_worker.agent.spec import Command, Place
@@ -64,6 +66,7 @@ class Shell:
         self._ucx = UcxTables()
         self._allowed = allowed_transport(worker.command.argv, worker.environment)
         self._one_core = has_one_core(worker.command.argv)
+        self._waits = waits(worker.command.argv)
         self._stage_changed = asyncio.Event()
         self._drain_signals = 0
 
@@ -107,6 +110,7 @@ class Shell:
             numbers=client.numbers,
             transports=lambda: transports(self._ucx.seen, self._allowed),
             drain=lambda: self._events.put_nowait(decide.DrainAsked()),
+            launched=lambda node: launched(Path(worker.place.launch_dir), node) if worker.place.launch_dir else None,
         )
         runner = web.AppRunner(
             application(view),
@@ -128,6 +132,7 @@ class Shell:
 
     def _on_line(self, line: str) -> None:
         self._ucx.take(line)
+        self._waits = self._waits and not joins(line)
         if self._one_core and says_work_is_done(line):
             self._events.put_nowait(decide.WorkDone())
 
@@ -187,6 +192,8 @@ class Shell:
 
     async def _health(self, client: EngineClient) -> decide.Healthy | decide.Unwell:
         """Machines after a worker's first have no HTTP server: there an engine that runs is well."""
+        if self._waits:
+            return decide.Unwell("the engine waits for the worker's first machine")
         return decide.Healthy() if self._follower else await client.health()
 
     async def _watch_load(self, client: EngineClient) -> None:

@@ -8,6 +8,8 @@ Of the workers that read prompts, the one that is done first is chosen: with wha
 what its cache lacks of this prompt. Where several would be done about as soon, the prompt itself chooses between them:
 gateways that know nothing of each other then send one conversation to one worker, its home. Where engines find more in
 their caches than this gateway knows of, the home is believed to hold what others may have sent there.
+
+Of the workers that write answers, the one with most room is chosen, in the zone of who reads while there is room there.
 """
 
 from collections.abc import Iterable
@@ -20,6 +22,9 @@ from tandem_worker.gateway.prefix import BYTES_PER_TOKEN, Prompt, draw
 
 ABOUT_AS_SOON = 1.1
 """Workers whose times differ by less than this factor count as equal: the rates that times come from are no better."""
+KV_SHARE_ROOM = 0.8
+"""Up to this share of its KV memory a decode worker of the reader's zone is preferred to those of others: above it
+vLLM's scheduler begins to preempt where answers are long, which costs more than the way between zones."""
 
 SHORT, CACHED = "short-prompt", "cached-prompt"
 """Why a hand-off would not pay, as `Route.reason` has it."""
@@ -93,7 +98,7 @@ def redirect(fleet: Fleet, ask: Ask, route: Route) -> Route:
         return route
     key = prefill.record.pair_key
     able = (w for w in fleet.ready(ask.generation) if w.phase == "decode" and w.record.pair_key == key)
-    other = _writer(ask, (worker for worker in able if worker is not prefill))
+    other = _writer(ask, (worker for worker in able if worker is not prefill), near=prefill)
     return route if other is None else replace(route, decode=other.record.name, blame=_blame(ask, other))
 
 
@@ -119,8 +124,10 @@ def _pair(fleet: Fleet, ready: list[Worker], ask: Ask) -> Route | None:
     for key in {worker.record.pair_key for worker in ready}:
         same = [worker for worker in ready if worker.record.pair_key == key]
         prefill = _reader(fleet, ask, [worker for worker in same if worker.phase == "prefill"])
-        decode = _writer(ask, (worker for worker in same if worker.phase == "decode"))
-        if prefill is None or decode is None:
+        if prefill is None:
+            continue
+        decode = _writer(ask, (worker for worker in same if worker.phase == "decode"), near=prefill)
+        if decode is None:
             continue
         blame = _blame(ask, prefill) + _blame(ask, decode)
         rank = (blame, prefill.prompts.pending, prefill.turn, decode.decodes)
@@ -200,9 +207,18 @@ def _home(fleet: Fleet, prompt: Prompt, workers: list[Worker]) -> Worker | None:
     return None if piece is None else max(workers, key=lambda worker: draw(piece, worker.record.name))
 
 
-def _writer(ask: Ask, workers: Iterable[Worker]) -> Worker | None:
-    """Who has most room for another answer, of those that have failed the request least."""
-    return min(workers, key=lambda worker: (_blame(ask, worker), *_decode_load(worker)), default=None)
+def _writer(ask: Ask, workers: Iterable[Worker], near: Worker | None = None) -> Worker | None:
+    """Who has most room for another answer, of those that have failed the request least; near the reader if it can."""
+
+    def rank(worker: Worker) -> tuple[float, ...]:
+        return (_blame(ask, worker), near is not None and not _is_near(near, worker), *_decode_load(worker))
+
+    return min(workers, key=rank, default=None)
+
+
+def _is_near(reader: Worker, writer: Worker) -> bool:
+    """Whether KV should stay in the zone of both: it is the same one, and there is room."""
+    return reader.record.zone == writer.record.zone and writer.kv_share_now <= KV_SHARE_ROOM
 
 
 def _blame(ask: Ask, worker: Worker) -> int:

@@ -238,6 +238,7 @@ class Gateway:
                 "pool": worker.record.pool,
                 "phase": worker.phase,
                 "phases": list(worker.record.phases),
+                "zone": worker.record.zone,
                 "ready": worker.ready,
                 "suspect": worker.suspect_since_s is not None,
                 "draining": worker.draining or worker.record.draining,
