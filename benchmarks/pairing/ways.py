@@ -11,7 +11,7 @@ from benchmarks.pairing.chats import PIECE_TOKENS, Chat, pieces
 from pulumi_tandem.simulate import Asked, Pairing
 from tandem_worker.contract import Phase, WorkerRecord
 from tandem_worker.gateway.fleet import Fleet, Worker
-from tandem_worker.gateway.pair import Ask, Route, choose
+from tandem_worker.gateway.pair import Ask, Route, choose, redirect
 from tandem_worker.gateway.prefix import BYTES_PER_TOKEN, Prompt
 
 GENERATION = "1"
@@ -68,12 +68,14 @@ class Ours:
         self._fleet.remember(route.prefill, "prefill", prompt, now_s)
         return _number(route.prefill), _number(route.decode)
 
-    def read(self, index: int, now_s: float) -> None:
+    def read(self, index: int, now_s: float) -> int:
         """The hand-off's second half begins."""
         route, phase = self._routes[index]
         self._end(index, now_s)
         assert phase == "prefill"
+        route = redirect(self._fleet, Ask(GENERATION, disaggregate=True), route)
         self._begin(index, route, "decode", now_s)
+        return _number(route.decode)
 
     def over(self, index: int, now_s: float) -> None:
         """The request is answered."""
@@ -142,9 +144,10 @@ class Counting:
         self.pairs[asked.index] = reads, answers
         return reads, answers
 
-    def read(self, index: int, _now_s: float) -> None:
+    def read(self, index: int, _now_s: float) -> int:
         """The prompt is read."""
         self.reading[self.pairs[index][0]] -= 1
+        return self.pairs[index][1]
 
     def over(self, index: int, _now_s: float) -> None:
         """The request is answered."""
@@ -209,9 +212,9 @@ class Several:
         gateway = self._has[asked.index] = self._gateways[crc32(b"%d" % by) % len(self._gateways)]
         return gateway.choose(asked, now_s)
 
-    def read(self, index: int, now_s: float) -> None:
+    def read(self, index: int, now_s: float) -> int:
         """Only one of them hears of it."""
-        self._has[index].read(index, now_s)
+        return self._has[index].read(index, now_s)
 
     def over(self, index: int, now_s: float) -> None:
         """So here."""

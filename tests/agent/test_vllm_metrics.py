@@ -18,7 +18,7 @@ vllm:num_requests_waiting{engine="0",model_name="smol"} 3.0
 # TYPE vllm:kv_cache_usage_perc gauge
 vllm:kv_cache_usage_perc{engine="0",model_name="smol"} 0.375
 # TYPE vllm:cache_config_info gauge
-vllm:cache_config_info{block_size="128",cache_dtype="auto",engine="0",num_gpu_blocks="364"} 1.0
+vllm:cache_config_info{block_size="128",engine="0",kv_cache_size_tokens="46592",num_gpu_blocks="364"} 1.0
 # TYPE vllm:num_requests_waiting_by_reason gauge
 vllm:num_requests_waiting_by_reason{engine="0",model_name="smol",reason="capacity"} 1.0
 vllm:num_requests_waiting_by_reason{engine="0",model_name="smol",reason="deferred"} 2.0
@@ -73,7 +73,7 @@ def test_adds_up_engine_cores() -> None:
     twice = read_metrics(PAGE + fuller)
 
     assert (twice.requests_running, twice.kv_bytes, twice.steps_count, twice.kv_share) == (4, 70_778_880, 54, 0.5)
-    assert twice.kv_tokens == 46_592, "each core's line has the blocks of all"
+    assert twice.kv_tokens == 93_184
     assert twice.prompt_tokens["external_kv_transfer"] == 2460
 
 

@@ -162,13 +162,13 @@ def test_a_queue_that_takes_longer_than_reading_anew_sends_it_elsewhere():
 
 def test_a_worker_that_reads_slowly_gets_fewer_prompts():
     fleet = gateway(prefills=2)
-    for name, read_s in (("p0", 1.0), ("p1", 4.0)):
-        fleet.begin(name, "prefill", 8000, 0.0)
-        fleet.end(name, "prefill", 8000, read_s, finished=True)
+    for name, read_s in (("p0", 20.0), ("p1", 80.0)):
+        fleet.begin(name, "prefill", 160_000, 0.0)
+        fleet.end(name, "prefill", 160_000, read_s, finished=True)
     names: list[str | None] = []
     for number in range(10):
         names.append(chosen(fleet, Prompt(8000)))
-        fleet.begin(names[-1] or "", "prefill", 8000, 10.0 + number * 1e-3)
+        fleet.begin(names[-1] or "", "prefill", 8000, 100.0 + number * 1e-3)
     assert names.count("p0") == 7
 
 
@@ -238,6 +238,18 @@ def test_decode_goes_where_memory_is_left():
     fleet.loaded("d1", 0.30)
     route = choose(fleet, Ask("g1", disaggregate=True, prompt=asked(turns("ann", 1))))
     assert route is not None and route.decode == "d1"
+
+
+def test_answers_of_prompts_that_were_read_at_the_same_time_are_spread_over_the_decode_workers():
+    """All were sent before any was read, when every decode worker had as much room as the others."""
+    fleet = gateway(decodes=4)
+    begun = [begin(fleet, turns(f"user {number}", 1), 0.0)[0] for number in range(8)]
+    answering: list[str] = []
+    for state in begun:
+        after, _ = step(state, Prefilled(200, has_parameters=True), 1.0, fleet)
+        assert after.route is not None
+        answering.append(after.route.decode)
+    assert sorted(answering) == sorted(2 * ["d0", "d1", "d2", "d3"])
 
 
 # what is not worth a hand-off

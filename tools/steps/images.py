@@ -69,6 +69,13 @@ RECIPES = {
             on="gateway",
         ),
         Recipe(
+            name="worker-mpi",
+            summary="worker with Open MPI and a fake TensorRT-LLM",
+            containerfile="tests/fakes/Containerfile.mpi",
+            inputs=(),
+            on="worker-fake",
+        ),
+        Recipe(
             name="worker-cpu",
             summary="worker with vLLM's CPU build and NIXL",
             containerfile="worker/Containerfile.vllm-cpu",
@@ -210,7 +217,7 @@ def base_of(recipe: Recipe, place: Place, run: Run, builder: Builder) -> dict[st
             below = RECIPES[other]
             if not image_base.has(run, builder, tagged(below, place)):
                 build(below, place, run, builder)
-            return {other.upper(): tagged(below, place)}
+            return {other.upper().replace("-", "_"): tagged(below, place)}
 
 
 def save(builder: Builder, recipe: Recipe, place: Place, run: Run) -> None:

@@ -100,8 +100,8 @@ class Pairing(Protocol):
         """The numbers of the workers that read and answer; None: the second one does both."""
         ...
 
-    def read(self, index: int, now_s: float, /) -> None:
-        """The prompt of that request has been read for another worker."""
+    def read(self, index: int, now_s: float, /) -> int:
+        """The prompt of that request has been read for another worker; tells which one, the one chosen or any other."""
         ...
 
     def over(self, index: int, now_s: float, /) -> None:

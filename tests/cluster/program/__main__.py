@@ -28,11 +28,12 @@ def alone(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def impatient(manifest: dict[str, Any]) -> dict[str, Any]:
-    """An autoscaler that looks every second, and makes a pool smaller after one quiet minute and not five."""
+    """An autoscaler that makes a pool smaller after one quiet minute and not five; KEDA's looks every second."""
     at_once = {"stabilizationWindowSeconds": 0, "policies": [{"type": "Pods", "value": 1, "periodSeconds": 5}]}
-    behavior = {"scaleUp": at_once, "scaleDown": at_once | {"stabilizationWindowSeconds": 60}}
-    spec = {"pollingInterval": 1, "advanced": {"horizontalPodAutoscalerConfig": {"behavior": behavior}}}
-    return {**manifest, "spec": manifest["spec"] | spec}
+    behavior = {"behavior": {"scaleUp": at_once, "scaleDown": at_once | {"stabilizationWindowSeconds": 60}}}
+    of_keda = {"pollingInterval": 1, "advanced": {"horizontalPodAutoscalerConfig": behavior}}
+    changed = of_keda if manifest["kind"] == "ScaledObject" else behavior
+    return {**manifest, "spec": manifest["spec"] | changed}
 
 
 FAULTS: dict[str, dict[str, Transform]] = {
@@ -46,7 +47,7 @@ pool |= changes.get("pool", {})
 chat = tandem.Service(
     name="chat",
     model=tandem.Model(name="SmolLM2-135M-Instruct", **changes.get("model", {})),
-    engine=tandem.Vllm(version="0.32.0"),
+    engine=tandem.TensorRtLlm() if changes.get("tensorrt_llm") else tandem.Vllm(version="0.32.0"),
     **{name: tandem.Pool(**pool | changes.get(name, {})) for name in changes.get("pools", ("prefill", "decode"))},
     context_tokens=2048,
     transfer=tandem.Transfer(lease_s=6, **changes.get("transfer", {})),
@@ -58,8 +59,9 @@ def weights() -> Weights | None:
     """A folder of the machine, or a download into a claim."""
     given = changes.get("weights")
     if isinstance(given, dict):
-        download: dict[str, Any] = given
-        return kubernetes.Download(**download | {"into": kubernetes.Claim(name=download["into"])})
+        download: dict[str, Any] = dict(given)
+        claim = kubernetes.Claim(name=download.pop("into"))
+        return kubernetes.Download(into=claim, **download)
     return kubernetes.HostPath(path=given) if given else None
 
 
@@ -72,7 +74,7 @@ inference = kubernetes.Inference(
     kubernetes.InferenceArgs(
         service=chat,
         images=images,
-        gateway=kubernetes.Gateway(keys_secret=changes.get("keys_secret")),
+        gateway=kubernetes.Gateway(keys_secret=changes.get("keys_secret"), **changes.get("gateway", {})),
         weights=weights(),
         cluster=cluster,
         namespace=os.environ["TANDEM_TEST_NAMESPACE"],

@@ -84,7 +84,7 @@ def read_metrics(text: str) -> EngineNumbers:
     totals: dict[str, float] = {}
     by_source: dict[str, int] = {}
     kv_shares: list[float] = []
-    kv_tokens: int | None = None
+    kv_tokens = 0
     for family in text_string_to_metric_families(wanted):
         for sample in family.samples:
             if not math.isfinite(sample.value):
@@ -93,7 +93,9 @@ def read_metrics(text: str) -> EngineNumbers:
             if sample.name == _KV_USED:
                 kv_shares.append(sample.value)
             if sample.name == _KV_ROOM:
-                kv_tokens = _room_tokens(sample.labels)
+                # Every core's line has what one core has room for (v1/engine/core_client.py, kv_cache_size_tokens).
+                room = sample.labels.get("kv_cache_size_tokens", "")
+                kv_tokens += int(room) if room.isdigit() else 0
             if sample.name == _PROMPT_BY_SOURCE:
                 source = sample.labels.get("source", "")
                 by_source[source] = by_source.get(source, 0) + int(sample.value)
@@ -105,7 +107,7 @@ def read_metrics(text: str) -> EngineNumbers:
         requests_running=count(_RUNNING),
         requests_waiting=count(_WAITING),
         kv_share=max(kv_shares, default=None),
-        kv_tokens=kv_tokens,
+        kv_tokens=kv_tokens or None,
         kv_transfers_count=count(f"{_TRANSFER_SECONDS}_count"),
         kv_bytes=count(f"{_TRANSFER_BYTES}_sum"),
         kv_seconds=totals.get(f"{_TRANSFER_SECONDS}_sum", 0.0),
@@ -115,12 +117,3 @@ def read_metrics(text: str) -> EngineNumbers:
         generated_tokens=count(_GENERATED),
         steps_count=count(_STEPS),
     )
-
-
-def _room_tokens(labels: Mapping[str, str]) -> int | None:
-    """Blocks of all cores times their size, which every core's line repeats; `None` while the engine does not know.
-
-    Source: vllm 0.32 `config/cache.py` metrics_info, `v1/engine/core_client.py` (the sum over engines).
-    """
-    blocks, block_tokens = labels.get("num_gpu_blocks", ""), labels.get("block_size", "")
-    return int(blocks) * int(block_tokens) if blocks.isdigit() and block_tokens.isdigit() else None

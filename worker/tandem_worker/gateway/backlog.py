@@ -6,8 +6,8 @@ from math import log
 HALF_LIFE_S = 60.0
 """After so long, what was measured counts half: loads and prompts change."""
 
-USUAL_S = 1.0
-"""What was measured in less time than this says less of a worker than what is usual."""
+USUAL_S = 10.0
+"""What was measured in less time than this says less of a worker than what is usual: its first prompts are slow."""
 
 
 @dataclass(slots=True)

@@ -89,9 +89,12 @@ def choose(fleet: Fleet, ask: Ask) -> Route | None:
 
 
 def redirect(fleet: Fleet, ask: Ask, route: Route) -> Route:
-    """The route with another decode worker of the same pair key, where the chosen one takes no requests any more."""
-    chosen, prefill = fleet.get(route.decode), fleet.get(route.prefill)
-    if ask.pinned is not None or prefill is None or (chosen is not None and chosen.ready):
+    """The route with the decode worker of the same pair key that has most room now, when the prompt is read.
+
+    While it was read, others were sent to the worker that had most room before, and it may be gone.
+    """
+    prefill = fleet.get(route.prefill)
+    if ask.pinned is not None or prefill is None:
         return route
     key = prefill.record.pair_key
     able = (w for w in fleet.ready(ask.generation) if w.phase == "decode" and w.record.pair_key == key)
