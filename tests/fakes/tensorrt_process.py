@@ -42,8 +42,7 @@ def launch() -> None:
     """`trtllm-llmapi-launch COMMAND...`, once for every rank."""
     rank, ranks = (os.environ[f"OMPI_COMM_WORLD_{name}"] for name in ("RANK", "SIZE"))
     _meet()
-    node = os.environ.get("TANDEM_TEST_NODE", "")
-    sys.stdout.write(f"rank {rank} of {ranks} has met the others on machine {node}\n")
+    sys.stdout.write(f"rank {rank} of {ranks} has met the others on {os.environ['POD_NAME']}\n")
     sys.stdout.flush()
     if rank == "0":
         kept = {name: value for name, value in os.environ.items() if not name.startswith(MPI_VARIABLES)}

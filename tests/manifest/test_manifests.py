@@ -21,6 +21,7 @@ from pulumi_tandem.manifest import (
 )
 from pulumi_tandem.resolve import resolve
 from tests.builders import laptop_pair, laptop_single, llama_pair
+from tests.check.cases_tensorrt import servers
 
 IMAGES = Images(worker="worker:1", gateway="gateway:1")
 PLAIN = Setting(images=IMAGES)
@@ -36,6 +37,7 @@ SHAPES: dict[str, Callable[[], tandem.Service]] = {
     "over-nodes": lambda: llama_pair(
         {"data_parallel": 2, "nodes_per_worker": 2}, {"data_parallel": 2, "nodes_per_worker": 2}
     ),
+    "over-nodes-by-mpirun": lambda: servers({"tensor_parallel": 8, "pipeline_parallel": 2, "nodes_per_worker": 2}, {}),
     "claimed": lambda: llama_pair(cluster=tandem.Cluster(dra=True)),
     "scaled": lambda: llama_pair(
         {"autoscalers": (tandem.Autoscaler(workers_max=20),)},

@@ -13,7 +13,6 @@ fetch from there (`tandem_worker.agent.launch`).
 import json
 from typing import Any
 
-from pulumi_tandem.check.asked import gpus_per_pod
 from pulumi_tandem.declare import Speculation, TensorRtLlm
 from pulumi_tandem.declare.model import GIB
 from pulumi_tandem.lower.draft import EFA_ENV, UCX_TLS_GPU, draft
@@ -77,22 +76,27 @@ _LAUNCH = {
 
 
 def _mpirun(pool: ResolvedPool) -> tuple[str, ...]:
-    """As many ranks on each machine as it has GPUs, not bound to cores: the engine places its own threads.
+    """As many ranks as the engine's parallelism has, which waits for no other number, dealt out evenly.
 
-    The names of the other machines are only handed back, to `tandem-worker launch`.
+    They are not bound to cores, since the engine places its own threads. The names of the other machines are only
+    handed back, to `tandem-worker launch`.
     """
-    ranks = gpus_per_pod(pool)
+    ranks = _ranks_per_node(pool)
     hosts = ["localhost", *(f"node-{number}" for number in range(1, pool.nodes_per_worker))]
     return (
-        *("mpirun", "-n", str(ranks * pool.nodes_per_worker), "-H", ",".join(f"{host}:{ranks}" for host in hosts)),
+        *("mpirun", "-n", str(pool.ranks), "-H", ",".join(f"{host}:{ranks}" for host in hosts)),
         *("--bind-to", "none"),
         *(word for name, value in _LAUNCH.items() for word in ("--mca", name, value)),
         "trtllm-llmapi-launch",
     )
 
 
+def _ranks_per_node(pool: ResolvedPool) -> int:
+    return -(-pool.ranks // pool.nodes_per_worker)
+
+
 def _rank_ports(pool: ResolvedPool) -> int:
-    return RANK_PORTS * gpus_per_pod(pool)
+    return RANK_PORTS * _ranks_per_node(pool)
 
 
 def _mpi_env(pool: ResolvedPool) -> dict[str, str]:

@@ -28,11 +28,12 @@ def alone(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def impatient(manifest: dict[str, Any]) -> dict[str, Any]:
-    """An autoscaler that looks every second, and makes a pool smaller after one quiet minute and not five."""
+    """An autoscaler that makes a pool smaller after one quiet minute and not five; KEDA's looks every second."""
     at_once = {"stabilizationWindowSeconds": 0, "policies": [{"type": "Pods", "value": 1, "periodSeconds": 5}]}
-    behavior = {"scaleUp": at_once, "scaleDown": at_once | {"stabilizationWindowSeconds": 60}}
-    spec = {"pollingInterval": 1, "advanced": {"horizontalPodAutoscalerConfig": {"behavior": behavior}}}
-    return {**manifest, "spec": manifest["spec"] | spec}
+    behavior = {"behavior": {"scaleUp": at_once, "scaleDown": at_once | {"stabilizationWindowSeconds": 60}}}
+    of_keda = {"pollingInterval": 1, "advanced": {"horizontalPodAutoscalerConfig": behavior}}
+    changed = of_keda if manifest["kind"] == "ScaledObject" else behavior
+    return {**manifest, "spec": manifest["spec"] | changed}
 
 
 FAULTS: dict[str, dict[str, Transform]] = {
@@ -46,7 +47,7 @@ pool |= changes.get("pool", {})
 chat = tandem.Service(
     name="chat",
     model=tandem.Model(name="SmolLM2-135M-Instruct", **changes.get("model", {})),
-    engine=tandem.Vllm(version="0.32.0"),
+    engine=tandem.TensorRtLlm() if changes.get("tensorrt_llm") else tandem.Vllm(version="0.32.0"),
     **{name: tandem.Pool(**pool | changes.get(name, {})) for name in changes.get("pools", ("prefill", "decode"))},
     context_tokens=2048,
     transfer=tandem.Transfer(lease_s=6, **changes.get("transfer", {})),
@@ -72,7 +73,7 @@ inference = kubernetes.Inference(
     kubernetes.InferenceArgs(
         service=chat,
         images=images,
-        gateway=kubernetes.Gateway(keys_secret=changes.get("keys_secret")),
+        gateway=kubernetes.Gateway(keys_secret=changes.get("keys_secret"), **changes.get("gateway", {})),
         weights=weights(),
         cluster=cluster,
         namespace=os.environ["TANDEM_TEST_NAMESPACE"],
@@ -83,9 +84,9 @@ inference = kubernetes.Inference(
     ),
 )
 
-if "front" in changes:
-    # A second service like the first, under the names that the test wants, and one door for both.
-    names = tuple(changes["front"]["served_names"])
+if second := changes.get("second") or changes.get("front"):
+    # A service like the first, under the names that the test wants, and one door for both where it is asked for.
+    names = tuple(second["served_names"])
     code = kubernetes.Inference(
         "code",
         kubernetes.InferenceArgs(
@@ -96,7 +97,8 @@ if "front" in changes:
             namespace=os.environ["TANDEM_TEST_NAMESPACE"],
         ),
     )
-    kubernetes.Front("models", kubernetes.FrontArgs(services=(inference, code), images=images, cluster=cluster))
+    if "front" in changes:
+        kubernetes.Front("models", kubernetes.FrontArgs(services=(inference, code), images=images, cluster=cluster))
 
 pulumi.export("url", inference.url)
 pulumi.export("generation", inference.generation)

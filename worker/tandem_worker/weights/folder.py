@@ -81,6 +81,10 @@ def _patiently(source: Source, folder: Path, tell: Callable[[str], None], pause:
 
 def _attempt(source: Source, folder: Path, tell: Callable[[str], None]) -> None:
     listing = source.list()
+    outside = [name for name in listing.files if name.startswith("/") or ".." in name.split("/")]
+    if outside:
+        message = f"{source.name} has a file called {outside[0]!r}, which would lie outside of {folder}"
+        raise Refused(message)
     incoming = _begin(source, listing, folder)
     missing = max(0, listing.bytes_in_all - _staged(folder))
     free = shutil.disk_usage(folder).free

@@ -5,6 +5,7 @@ folder that an earlier try left half-filled counts as whole for it when the hub 
 snapshot_download, "Returning existing local_dir"), and it fetches second copies of the weights.
 """
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from tandem_worker.weights.source import Interrupted, Listing, Refused
 
 SCHEME = "hf://"
 LEFT_OUT = ("original/*", "metal/*")
-"""Second copies of the weights in their authors' own form. Source: vLLM 0.33.0, config/load.py, ignore_patterns; the
+"""Second copies of the weights in their authors' own form. Source: vLLM 0.32.0, config/load.py, ignore_patterns; the
 repositories of gpt-oss."""
+
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO}
+"""Errors of the operating system that are not the network's."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Hub:
                 endpoint=self.endpoint,
             )
         except OSError as error:
-            if error.errno is not None:
+            if error.errno in OF_THE_DISK:
                 raise
             raise self._failure(error) from error
         except Exception as error:
@@ -91,6 +95,5 @@ class Hub:
 
 
 def _brief(error: Exception) -> str:
-    return (
-        f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else type(error).__name__
-    )
+    """Its kind, and the first line of what it says."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])

@@ -32,8 +32,10 @@ class Listing:
 class Source(Protocol):
     """A place that has weights. Both functions raise `Refused` and `Interrupted`."""
 
-    name: str
-    """As the user wrote it."""
+    @property
+    def name(self) -> str:
+        """As the user wrote it."""
+        ...
 
     def list(self) -> Listing:
         """What is there."""

@@ -3,6 +3,7 @@
 The client, object_store, finds access keys or the pod's own identity in the environment, as each cloud's tools do.
 """
 
+import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ AT_ONCE = 8
 """Files: one stream from S3 gives 50 to 90 MB/s. Source: AWS, "Performance guidelines for Amazon S3"."""
 RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=60)}
 """Of one request; whoever calls tries the whole again."""
-
 TEXT_MAX = 300
 """Characters of what the client says: the whole holds its settings, and a pod's last word 2 KiB."""
 
@@ -34,32 +34,28 @@ class Storage:
 
     def list(self) -> Listing:
         """Objects below the prefix, but for the empty ones that stand for folders."""
-        objects = self._objects()
-        if not objects:
-            raise Refused(f"nothing lies below {self.name}: the prefix is wrong, or empty")
-        checksums = "".join(f"{path}={each['e_tag']}\n" for path, each in sorted(objects.items()))
-        sizes = {path: each["size"] for path, each in objects.items()}
-        return Listing(version=sha256(checksums.encode()).hexdigest(), files=sizes)
+        return _listing(self._objects())
 
     def fetch(self, listing: Listing, folder: Path) -> None:
         """Several files at a time, each part by part; parts that are there are kept."""
-        checksums = {path: each["e_tag"] for path, each in self._objects().items()}
+        objects = self._objects()
+        if _listing(objects) != listing:
+            raise self._changed()
         store = self._store()
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            running = [
-                pool.submit(self._file, store, folder / path, path, size, checksums.get(path))
-                for path, size in listing.files.items()
-            ]
+            running = [pool.submit(self._file, store, folder, each) for each in objects.values()]
             for each in running:
                 each.result()
 
-    def _file(self, store: Any, file: Path, path: str, size: int, checksum: str | None) -> None:  # noqa: ANN401 - one of four classes
+    def _file(self, store: Any, folder: Path, described: Mapping[str, Any]) -> None:  # noqa: ANN401 - one of four classes
         import obstore  # noqa: PLC0415 - 16 MB that other sources do not need
 
+        path, size = described["path"], described["size"]
+        file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("ab") as opened:
             while (there := opened.tell()) < size:
-                options: Any = {"range": (there, min(size, there + PART_BYTES)), "if_match": checksum}
+                options: Any = {"range": (there, min(size, there + PART_BYTES)), "if_match": described["e_tag"]}
                 try:
                     part = obstore.get(store, path, options=options).bytes()
                 except obstore.exceptions.BaseError as error:
@@ -75,6 +71,8 @@ class Storage:
             found = [each for batch in obstore.list(store) for each in batch]
         except obstore.exceptions.BaseError as error:
             raise self._failure(error) from error
+        if not found:
+            raise Refused(f"nothing lies below {self.name}: the prefix is wrong, or empty")
         folders = {str(parent) for each in found for parent in PurePosixPath(each["path"]).parents}
         return {each["path"]: each for each in found if each["size"] or each["path"] not in {"", *folders}}
 
@@ -83,16 +81,27 @@ class Storage:
 
         return from_url(self.name, retry_config=RETRIES)
 
+    def _changed(self) -> Interrupted:
+        return Interrupted(f"{self.name} was changed while it was read")
+
     def _failure(self, error: Exception) -> Exception:
         """What the client raised, in words."""
         from obstore import exceptions  # noqa: PLC0415 - likewise
 
         text = str(error).strip().splitlines()[0]
         if isinstance(error, exceptions.PreconditionError):
-            return Interrupted(f"{self.name} was changed while it was read")
+            return self._changed()
         if isinstance(error, exceptions.NotFoundError) or "404 Not Found" in text:  # a list's errors have no kinds
             return Refused(f"the storage has no {self.name}")
         forbidden = exceptions.PermissionDeniedError, exceptions.UnauthenticatedError
         if isinstance(error, forbidden) or "401 Unauthorized" in text or "403 Forbidden" in text:
             return Refused(f"the storage refuses {self.name}: its access keys, or the account's identity, may not read")
-        return Interrupted(f"the storage does not give {self.name} ({text[:TEXT_MAX]})")
+        # Between request and reason it counts its tries.
+        said = re.sub(r"^.*?(GET|HEAD) (\S+) in .* - ", r"\1 \2: ", text)
+        return Interrupted(f"the storage does not give {self.name} ({said[:TEXT_MAX]})")
+
+
+def _listing(objects: Mapping[str, Mapping[str, Any]]) -> Listing:
+    checksums = "".join(f"{path}={each['e_tag']}\n" for path, each in sorted(objects.items()))
+    sizes = {path: each["size"] for path, each in objects.items()}
+    return Listing(version=sha256(checksums.encode()).hexdigest(), files=sizes)
