@@ -59,8 +59,9 @@ def weights() -> Weights | None:
     """A folder of the machine, or a download into a claim."""
     given = changes.get("weights")
     if isinstance(given, dict):
-        download: dict[str, Any] = given
-        return kubernetes.Download(**download | {"into": kubernetes.Claim(name=download["into"])})
+        download: dict[str, Any] = dict(given)
+        claim = kubernetes.Claim(name=download.pop("into"))
+        return kubernetes.Download(into=claim, **download)
     return kubernetes.HostPath(path=given) if given else None
 
 
