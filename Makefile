@@ -37,14 +37,17 @@ fix: ## let the formatter and the linter mend what they can
 	@tools/run ruff check --fix .
 	@tools/run ruff format .
 
-bench: ## the estimator against aiconfigurator; the gateway against vllm-router; aggregated against disaggregated serving
+bench: ## every benchmark but that of scale, which needs a cluster: their tables, and the picture of the README
 	@$(BOOTSTRAP)
 	@tools/run python -m benchmarks.checking
 	@tools/run python -m benchmarks.plans
 	@tools/run python -m benchmarks.simulation
+	@tools/run python -m benchmarks.flexible
+	@tools/run python -m benchmarks.pairing
 	@tools/run python -m benchmarks.estimator
 	@tools/run python -m benchmarks.gateway
 	@tools/run python -m benchmarks.serving
+	@tools/run python -m benchmarks.pairing --real
 
 images: ## container images as archives in the cache, with buildah, podman or docker; IMAGES="gateway worker-vllm" for others
 	@$(BOOTSTRAP) $(foreach image,$(subst -,_,$(IMAGES)),--only image_$(image))

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import settings
 
 from tests.cluster.bringup import api, cluster_kubeconfig, namespace
+from tests.cluster.service import stacks
 from tests.serving.service import serving
 
-__all__ = ["api", "cluster_kubeconfig", "namespace", "serving"]  # one of each for every test that wants it
+__all__ = ["api", "cluster_kubeconfig", "namespace", "serving", "stacks"]  # one of each for every test that wants it
 
 settings.register_profile("tandem", deadline=None)  # a slow example says something of the machine, not of the code
 settings.load_profile("tandem")
@@ -23,6 +24,7 @@ NEEDS = {
     "gateway/test_front_door.py": "processes",
     "gateway/test_peers.py": "processes",
     "fakes/test_engine.py": "processes",
+    "weights/test_sources.py": "processes",
     "examples/test_cluster_stacks.py": "processes",
     "local": "processes",
     "engine": "engine",

@@ -35,7 +35,7 @@ class Chat:
 
 
 def chats() -> Iterator[Chat]:
-    """Four prefill workers each, of either machine."""
+    """Four prefill workers each, of either machine; and the second one with prompts that have nothing in common."""
     yield Chat(
         machine=cores(),
         name="4 prefill and 4 decode CPU cores with SmolLM2-135M, calibrated on the measured pair",
@@ -64,6 +64,21 @@ def chats() -> Iterator[Chat]:
         pause_s=20.0,
         conversations_per_s=11.0,
         duration_s=300.0,
+        block_tokens=64,
+    )
+    yield Chat(
+        machine=h100s(),
+        name="The same H100s, prompts that share nothing",
+        readers=4,
+        writers=4,
+        beginnings=1,
+        beginning_tokens=0,
+        turn_tokens=3000,
+        answer_tokens=200,
+        turns=1,
+        pause_s=20.0,
+        conversations_per_s=80.0,
+        duration_s=60.0,
         block_tokens=64,
     )
 

@@ -5,7 +5,8 @@ from timeit import repeat
 
 from msgspec import Raw, json
 
-from benchmarks.pairing.ways import GENERATION, ready_fleet
+from benchmarks.pairing.ways import GENERATION, ready
+from tandem_worker.gateway.fleet import Fleet
 from tandem_worker.gateway.pair import Ask, choose
 from tandem_worker.gateway.prefix import prompt_of
 
@@ -23,12 +24,12 @@ def print_cost() -> None:
 
 
 def _request_us(fields: dict[str, Raw], workers: int) -> float:
-    fleet = ready_fleet(workers, workers)
+    fleet = ready(Fleet(), workers, workers)
 
     def request() -> None:
         prompt = prompt_of(fields)
         route = choose(fleet, Ask(GENERATION, disaggregate=True, prompt=prompt))
         assert route is not None
-        fleet.history.remember(route.prefill or "", prompt)
+        fleet.remember(route.prefill or "", "prefill", prompt, 0.0)
 
     return min(repeat(request, number=200, repeat=5, timer=process_time)) / 200 * 1e6

@@ -21,7 +21,7 @@ def run(chat: Chat, make: Make, traffic: Traffic) -> Outcome:
             traffic=traffic,
             prefill=PoolModel(name="prefill", workers=((worker, chat.readers),)),
             decode=PoolModel(name="decode", workers=((worker, chat.writers),)),
-            pairing=make(chat.readers, chat.writers),
+            pairing=make(chat),
             hand_off=chat.machine.hand_off,
             door=OPEN,
             warm_up_s=chat.duration_s / 5,

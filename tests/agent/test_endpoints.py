@@ -1,6 +1,7 @@
 """The agent's HTTP, in process, over a view that the test controls."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -10,7 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer, make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
-from tandem_worker.agent.decide import Limits, Stage, State
+from tandem_worker.agent.decide import Limits, Stage, State, Told
 from tandem_worker.agent.endpoints import View, application, may_drain
 from tandem_worker.agent.transport import Transport
 from tandem_worker.dialects.vllm_metrics import EngineNumbers
@@ -40,6 +41,7 @@ class World:
     numbers: EngineNumbers | None = NUMBERS
     transports: list[Transport] = field(default_factory=lambda: [Transport("tcp", "log")])
     drains: int = 0
+    launched: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
 
     def view(self) -> View:
         async def numbers() -> EngineNumbers | None:
@@ -57,6 +59,7 @@ class World:
             numbers=numbers,
             transports=lambda: self.transports,
             drain=drain,
+            launched=self.launched.get,
         )
 
 
@@ -141,6 +144,21 @@ def test_says_why_it_is_not_ready(state: State, status: int, reason: str) -> Non
     assert f'"reason": {reason}' in answer[1]
 
 
+def test_says_what_gateways_pair_by() -> None:
+    """The names are an interface: gateways read them, and those of another version too."""
+    told = Told(kv_share=0.25, kv_tokens=46_592, prompt_tokens_cached=128, prompt_tokens_read=512)
+    body = json.loads(get(World(state=replace(READY, told=told)), "/ready")[1])
+    assert body == {
+        "ready": True,
+        "stage": "ready",
+        "reason": None,
+        "kv_share": 0.25,
+        "kv_tokens": 46_592,
+        "prompt_tokens_cached": 128,
+        "prompt_tokens_read": 512,
+    }
+
+
 def test_lives_whatever_the_engine_does() -> None:
     """/live is about the agent alone."""
     assert get(World(state=replace(READY, stage=Stage.DRAINING), numbers=None), "/live")[0] == 200
@@ -194,3 +212,20 @@ def test_refuses_large_requests_and_other_methods() -> None:
 
     assert talk(world, ask) == 405
     assert world.drains == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [("/launch/1", 200, '"ess"'), ("/launch/2", 404, "machine 2"), ("/launch/..%2fx", 404, "")],
+)
+def test_shows_another_machine_what_mpirun_wants_of_it_and_takes_no_commands(
+    path: str, status: int, words: str
+) -> None:
+    world = World(launched={1: ("-mca", "ess", "env")})
+    answered, body = get(world, path)
+    assert (answered, words in body) == (status, True)
+
+    async def post(client: Client) -> int:
+        return (await client.post("/launch/1", json=["-mca", "ess", "env"])).status
+
+    assert talk(world, post) == 405

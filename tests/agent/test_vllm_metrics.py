@@ -17,6 +17,8 @@ vllm:num_requests_running{engine="0",model_name="smol"} 2.0
 vllm:num_requests_waiting{engine="0",model_name="smol"} 3.0
 # TYPE vllm:kv_cache_usage_perc gauge
 vllm:kv_cache_usage_perc{engine="0",model_name="smol"} 0.375
+# TYPE vllm:cache_config_info gauge
+vllm:cache_config_info{block_size="128",engine="0",kv_cache_size_tokens="46592",num_gpu_blocks="364"} 1.0
 # TYPE vllm:num_requests_waiting_by_reason gauge
 vllm:num_requests_waiting_by_reason{engine="0",model_name="smol",reason="capacity"} 1.0
 vllm:num_requests_waiting_by_reason{engine="0",model_name="smol",reason="deferred"} 2.0
@@ -52,6 +54,7 @@ def test_reads_what_the_engine_tells() -> None:
         requests_running=2,
         requests_waiting=3,
         kv_share=0.375,
+        kv_tokens=46_592,
         kv_transfers_count=3,
         kv_bytes=35_389_440,
         kv_seconds=0.073751,
@@ -70,6 +73,7 @@ def test_adds_up_engine_cores() -> None:
     twice = read_metrics(PAGE + fuller)
 
     assert (twice.requests_running, twice.kv_bytes, twice.steps_count, twice.kv_share) == (4, 70_778_880, 54, 0.5)
+    assert twice.kv_tokens == 93_184
     assert twice.prompt_tokens["external_kv_transfer"] == 2460
 
 

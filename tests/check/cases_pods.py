@@ -3,7 +3,18 @@
 from typing import Any
 
 import pulumi_tandem as tandem
-from pulumi_tandem import Autoscaler, Cluster, FrontDoor, NodePool, Pod, Probe, Ratio, RollingUpdate, TokenSecret
+from pulumi_tandem import (
+    Autoscaler,
+    Cluster,
+    FrontDoor,
+    Limits,
+    NodePool,
+    Pod,
+    Probe,
+    Ratio,
+    RollingUpdate,
+    TokenSecret,
+)
 from tests.builders import eks_pair, laptop_single, llama_pair
 from tests.check.cases import Broken
 
@@ -177,6 +188,13 @@ BROKEN = [
         "at least 4 and at most 2",
     ),
     Broken(
+        # 56 answers of 8,192 tokens, 128 KiB of KV a token, fit beside 8B weights
+        "TND0266",
+        scaled((), (Autoscaler(workers_max=6),), limits=Limits(requests_running_max=280)),
+        ("llama.limits.requests_running_max",),
+        "280 requests at once are served by 5 decode workers (56 each), and the pool may have 6",
+    ),
+    Broken(
         "TND0270",
         rolling(RollingUpdate()),
         ("llama.prefill.pod.rolling_update", "llama.decode.pod.rolling_update"),
@@ -303,6 +321,9 @@ FINE = [
     ("TND0264", scaled((Autoscaler(workers_min=0),), (Autoscaler(workers_min=0),))),
     ("TND0264", laptop_single(serve=tandem.Pool(gpu="cpu", autoscalers=(Autoscaler(workers_min=0),)))),
     ("TND0265", scaled((Autoscaler(workers_min=2, workers_max=2),))),
+    ("TND0266", scaled((), (Autoscaler(workers_max=6),), limits=Limits(requests_running_max=281))),
+    ("TND0266", scaled((Autoscaler(workers_max=100),))),
+    ("TND0266", scaled((), (Autoscaler(),))),
     ("TND0270", rolling(RollingUpdate(max_surge=0, max_unavailable=1))),
     ("TND0270", rolling(RollingUpdate(), Cluster(node_pools=(NodePool(gpus_max=12),)))),
     ("TND0271", rolling(RollingUpdate(), Cluster())),

@@ -26,13 +26,18 @@ class Api:
 
     def call(self, method: str, path: str, body: Any = None, content: str = "application/json") -> tuple[int, Any]:
         """Status and answer."""
+        status, text = self.send(method, path, body, content)
+        return status, json.loads(text)
+
+    def send(self, method: str, path: str, body: Any = None, content: str = "application/json") -> tuple[int, bytes]:
+        """Status and the answer as it came."""
         assert not isinstance(self._tls, bool), "a test's API server speaks TLS"
         connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=30)
         try:
             headers = {**self._headers, "Content-Type": content}
             connection.request(method, f"/{path}", body and json.dumps(body), headers)
             response = connection.getresponse()
-            return response.status, json.loads(response.read())
+            return response.status, response.read()
         finally:
             connection.close()
 
@@ -61,6 +66,12 @@ class Namespace:
 
     def get(self, group: str, path: str) -> Any:
         return self.api.ask("GET", f"{group}/namespaces/{self.name}/{path}")
+
+    def text(self, group: str, path: str) -> str:
+        """What is no object: a pod's log."""
+        status, answer = self.api.send("GET", f"{group}/namespaces/{self.name}/{path}")
+        assert status == 200, answer
+        return answer.decode()
 
     def create(self, group: str, plural: str, body: Any) -> Any:
         return self.api.ask("POST", f"{group}/namespaces/{self.name}/{plural}", body)

@@ -3,16 +3,77 @@
 import json
 import shutil
 import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.api import APPS, CORE, Namespace, is_ready, until
+import pytest
+
+from tests.cluster.api import APPS, CORE, Namespace, is_ready
 from tests.standin import plugin
 
 PROGRAM = Path(__file__).parent / "program"
 STACK = "test"
 TIMEOUT_S = 360.0
 """Of one command: two real engines that start together take most of a minute each, on an idle machine."""
+
+MODEL = "SmolLM2-135M-Instruct"
+Stacks = Callable[..., AbstractContextManager["InCluster"]]
+"""Gives a service in a namespace of its own, up as declared; it is destroyed at the end."""
+
+
+@pytest.fixture(scope="module")
+def stacks(
+    cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path_factory: pytest.TempPathFactory
+) -> Stacks:
+    @contextmanager
+    def give(level: str = "restricted", **declaration: Any) -> Generator["InCluster"]:
+        made = InCluster(tmp_path_factory.mktemp("stack") / "project", cluster_kubeconfig, namespace(level))
+        try:
+            if declaration:
+                up = made.up(**declaration)
+                assert up.returncode == 0, up.stdout
+            yield made
+        finally:
+            made.run("destroy", "--stack", STACK, "--yes", "--skip-preview")
+
+    return give
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a front door answers."""
+
+    status: int
+    path: str | None
+    """How the request went: disaggregated or aggregated."""
+    body: Any
+
+    @property
+    def text(self) -> str:
+        return self.body["choices"][0]["message"]["content"]
+
+
+def ask(url: str, model: str = MODEL, question: str = "Hello", *, max_tokens: int = 8, **headers: str) -> Reply:
+    """One question to the front door at the URL; a refusal is an answer too."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": question}],
+        "temperature": 0,
+        "max_tokens": max_tokens,
+    }
+    request = urllib.request.Request(
+        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json", **headers}
+    )
+    try:
+        with urllib.request.urlopen(request) as response:
+            return Reply(response.status, response.headers["x-tandem-path"], json.load(response))
+    except urllib.error.HTTPError as refusal:
+        return Reply(refusal.code, None, json.load(refusal))
 
 
 class InCluster:
@@ -54,6 +115,9 @@ class InCluster:
     def outputs(self) -> dict[str, Any]:
         return json.loads(self.run("stack", "output", "--stack", STACK, "--json").stdout)
 
+    def ask(self, model: str = MODEL, question: str = "Hello", **more: Any) -> Reply:
+        return ask(self.url, model, question, **more)
+
     @property
     def url(self) -> str:
         """The gateway's Service, which this machine reaches as any pod does."""
@@ -72,8 +136,3 @@ class InCluster:
         """Generations that have a Deployment with workers."""
         found = self.namespace.get(APPS, "deployments?labelSelector=app.kubernetes.io/component=worker")["items"]
         return {one["metadata"]["labels"]["tandem.serving/generation"] for one in found if one["spec"]["replicas"]}
-
-    def await_whole(self) -> None:
-        """Until every pool has a worker again, and a gateway is there."""
-        gone = until(lambda: self.workers("prefill") and self.workers("decode"))
-        assert gone

@@ -13,9 +13,9 @@ import pytest
 
 from steps.frame import Place
 from steps.programs import KUBECTL
-from tests.cluster.api import CORE, Namespace, is_ready, until
+from tests.cluster.api import CORE, is_ready, until
 from tests.cluster.bringup import added, built
-from tests.cluster.service import STACK, InCluster
+from tests.cluster.service import InCluster, Stacks
 from tests.serving.load import Answer, steady, undisturbed
 
 FIRST_NODE, SECOND_NODE = "tandem", "tandem-second"
@@ -38,17 +38,10 @@ def kubectl(cluster_kubeconfig: str) -> Callable[..., str]:
 
 
 @pytest.fixture(scope="module")
-def service(
-    cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[InCluster]:
+def service(stacks: Stacks) -> Iterator[InCluster]:
     """A service whose pods are spread over two nodes."""
-    with added("second-node"):
-        folder = tmp_path_factory.mktemp("drain") / "project"
-        made = InCluster(folder, cluster_kubeconfig, namespace())
-        up = made.up(**TWO_OF_EACH)
-        assert up.returncode == 0, up.stdout
+    with added("second-node"), stacks(**TWO_OF_EACH) as made:
         yield made
-        made.run("destroy", "--stack", STACK, "--yes", "--skip-preview")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import pulumi_tandem as tandem
-from pulumi_tandem.manifest import Gateway, HostPath, Images, Route, Setting, front
+from pulumi_tandem.manifest import Gateway, HostPath, Images, ImageVolume, Route, Setting, front
 from tests.builders import laptop_pair, llama_flexible, llama_pair
 from tests.cluster.api import CORE, Api, Namespace
 from tests.examples.test_cluster_stacks import BYO, OWN, registered
@@ -90,9 +90,20 @@ def test_restricted_refuses_what_rdma_asks_for(asked: dict[str, Any], restricted
 
 def test_restricted_refuses_weights_of_the_machine(restricted: Namespace) -> None:
     setting = Setting(images=IMAGES, namespace=restricted.name, weights=HostPath(path="/nvme"))
-    status, answer = ask_for(restricted, pod_specs(made(llama_pair(), setting))["decode"])
+    status, answer = ask_for(restricted, pod_specs(made(llama_pair(model=LLAMA), setting))["decode"])
     assert status == 403
     assert "hostPath" in answer["message"]
+
+
+def test_restricted_admits_weights_of_an_image(restricted: Namespace, api: Api) -> None:
+    """By the API server alone: this machine's containerd is 1.6, which cannot mount an image."""
+    setting = Setting(images=IMAGES, namespace=restricted.name, weights=ImageVolume(reference="registry.example/w:1"))
+    of = made(llama_pair(model=LLAMA), setting)
+    assert refused(api, restricted, [child.manifest for child in of.children]) == []
+    status, answer = ask_for(restricted, pod_specs(of)["decode"])
+    assert status == 201, answer
+    (image,) = [each["image"] for each in answer["spec"]["volumes"] if each["name"] == "model"]
+    assert image["reference"] == "registry.example/w:1"
 
 
 def refused(api: Api, namespace: Namespace, objects: Sequence[Any]) -> list[Any]:

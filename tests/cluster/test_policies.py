@@ -3,9 +3,7 @@
 The tests are one story: each begins where the one before has left the stack.
 """
 
-import json
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ import pytest
 from steps.programs import POLICIES
 from tests.cluster.api import CORE, Namespace, until
 from tests.cluster.bringup import added, built
-from tests.cluster.service import STACK, InCluster
+from tests.cluster.service import InCluster, Stacks
 from tests.cluster.test_cluster import pausing
 
 FIRST: dict[str, Any] = {}
@@ -25,24 +23,10 @@ SIDE_CHANNEL_PORT = 5600
 
 
 @pytest.fixture(scope="module")
-def service(
-    cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[InCluster]:
+def service(stacks: Stacks) -> Iterator[InCluster]:
     built(POLICIES.name)
-    with added("policies"):
-        made = InCluster(tmp_path_factory.mktemp("policies") / "project", cluster_kubeconfig, namespace())
+    with added("policies"), stacks() as made:
         yield made
-        made.run("destroy", "--stack", STACK, "--yes", "--skip-preview")
-
-
-def ask(service: InCluster) -> str:
-    """The path that a question takes."""
-    body = {"model": "SmolLM2-135M-Instruct", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
-    request = urllib.request.Request(
-        f"{service.url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
-    )
-    with urllib.request.urlopen(request) as response:
-        return response.headers["x-tandem-path"]
 
 
 def reaches(namespace: Namespace, name: str, address: str, port: int, **labels: str) -> bool:
@@ -61,7 +45,7 @@ ENDED = ("Succeeded", "Failed")
 def test_the_policies_let_the_service_be_proved_and_serve(service: InCluster) -> None:
     up = service.up(**FIRST)
     assert up.returncode == 0, up.stdout
-    assert ask(service) == "disaggregated"
+    assert service.ask().path == "disaggregated"
 
 
 @pytest.mark.parametrize("port", [8000, 8001, SIDE_CHANNEL_PORT])
@@ -81,4 +65,4 @@ def test_a_policy_that_closes_the_ports_of_kv_fails_the_proof_and_is_named(servi
     assert "NetworkPolicy" in up.stdout
     assert service.state["active_generation"] == serving
     assert service.generations() == {serving}
-    assert ask(service) == "disaggregated"
+    assert service.ask().path == "disaggregated"

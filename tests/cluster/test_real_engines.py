@@ -2,16 +2,15 @@
 
 import json
 import subprocess
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from steps.frame import Place
-from tests.cluster.api import CORE, GROUPS, Api, Namespace
-from tests.cluster.service import STACK, InCluster
+from tests.cluster.api import CORE, GROUPS, Api
+from tests.cluster.service import InCluster, Stacks, ask
 from tests.standin import plugin
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +24,7 @@ REAL: dict[str, Any] = {
     "service": {"grace": {"start_timeout_s": 300, "drain_timeout_s": 5}},
     "transfer": {"net_devices": "eth0"},
 }
+CAPITAL = "What is the capital of France?"
 OVER_TWO_PODS = {"pools": ["serve"], "serve": {"data_parallel": 2, "nodes_per_worker": 2}, "transfer": {}}
 
 
@@ -63,21 +63,18 @@ def test_real_engines_as_pods_are_proved_and_answer(stack: Stack, api: Api) -> N
     assert "Paris" in evidence["answer"]
     assert all(pair["kv_bytes"] > 0 for pair in evidence["pairs"])
     service = api.ask("GET", f"{CORE}/namespaces/{outputs['namespace']}/services/chat-gateway")
-    answer = capital(f"http://{service['spec']['clusterIP']}")
-    assert answer["path"] == "disaggregated"
-    assert "Paris" in answer["text"]
+    reply = ask(f"http://{service['spec']['clusterIP']}", question=CAPITAL, max_tokens=16)
+    assert reply.path == "disaggregated"
+    assert "Paris" in reply.text
     stack.run("preview", "--expect-no-changes", "--non-interactive")
 
 
 @pytest.fixture
-def project(
-    cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path: Path, stack: Stack
-) -> Iterator[InCluster]:
+def project(stacks: Stacks, stack: Stack) -> Iterator[InCluster]:
     """A service of the test's own; the shipped stack has left the machine to it."""
     stack.destroy()
-    made = InCluster(tmp_path / "project", cluster_kubeconfig, namespace("privileged"))  # its weights are the machine's
-    yield made
-    made.run("destroy", "--stack", STACK, "--yes", "--skip-preview")
+    with stacks("privileged") as made:  # its weights are the machine's
+        yield made
 
 
 def test_a_real_engine_over_two_pods_is_one_group_and_answers(project: InCluster) -> None:
@@ -87,7 +84,7 @@ def test_a_real_engine_over_two_pods_is_one_group_and_answers(project: InCluster
     (group,) = project.namespace.get(GROUPS, "leaderworkersets")["items"]
     assert group["spec"]["leaderWorkerTemplate"]["size"] == 2
     assert len(project.workers("serve")) == 2
-    assert "Paris" in capital(project.url)["text"]
+    assert "Paris" in project.ask(question=CAPITAL, max_tokens=16).text
 
 
 def test_the_proof_fails_where_kv_of_real_engines_cannot_move(project: InCluster) -> None:
@@ -95,18 +92,3 @@ def test_the_proof_fails_where_kv_of_real_engines_cannot_move(project: InCluster
     assert up.returncode != 0
     assert "must not serve" in up.stdout, up.stdout
     assert project.state["active_generation"] is None
-
-
-def capital(url: str) -> dict[str, str]:
-    """What the service answers to the one question whose answer every model knows, and on which path."""
-    body = {
-        "model": "SmolLM2-135M-Instruct",
-        "messages": [{"role": "user", "content": "What is the capital of France?"}],
-        "temperature": 0,
-        "max_tokens": 16,
-    }
-    headers = {"content-type": "application/json"}
-    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request) as response:
-        text = json.load(response)["choices"][0]["message"]["content"]
-        return {"path": response.headers["x-tandem-path"], "text": text}

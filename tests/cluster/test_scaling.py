@@ -13,45 +13,22 @@ import pulumi_tandem as tandem
 from pulumi_tandem.manifest import Images, Setting
 from steps.programs import KEDA
 from tests.builders import llama_flexible
-from tests.cluster.api import Namespace, until
+from tests.cluster.api import until
 from tests.cluster.bringup import added, built
-from tests.cluster.service import STACK, InCluster
+from tests.cluster.scaling import ASKED, CLIENTS, LARGE, POOLS, QUIET_WAIT_S, SMALL, answers, scaled, sizes, unchanged
+from tests.cluster.service import InCluster, Stacks
 from tests.manifest.test_manifests import SHAPES, made
-from tests.serving.load import Answer, kinds, steady, undisturbed
+from tests.serving.load import steady
 
-POOLS = ("prefill", "decode")
-TOKENS = 20
-QUIET_WAIT_S = 300.0
-"""How busy readers are is known of the last two minutes, and then a minute must have been quiet."""
-CLIENTS = 24
-"""One worker reads 2.5 prompts a second, and one writes 4 answers: prefill is short at first, and then decode."""
-SCALED: dict[str, Any] = {
-    "prefill": {
-        "autoscalers": [{"workers_max": 2}],
-        "extra_args": ["--fake-prefill-ms", "400", "--fake-one-prefill"],
-    },
-    "decode": {"autoscalers": [{"workers_max": 2}], "extra_args": ["--fake-step-ms", "100"]},
-    "impatient": POOLS,
-}
+SCALED = scaled("ScaledObject")
 NEXT: dict[str, Any] = {**SCALED, "service": {"served_names": ["SmolLM2-135M-Instruct", "second"]}}
 
 
 @pytest.fixture(scope="module")
-def service(
-    cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[InCluster]:
+def service(stacks: Stacks) -> Iterator[InCluster]:
     built(KEDA.name)
-    with added("keda"):
-        made = InCluster(tmp_path_factory.mktemp("scaling") / "project", cluster_kubeconfig, namespace())
-        up = made.up(**SCALED)
-        assert up.returncode == 0, up.stdout
+    with added("keda"), stacks(**SCALED) as made:
         yield made
-        made.run("destroy", "--stack", STACK, "--yes", "--skip-preview", **NEXT)
-
-
-@pytest.fixture(scope="module")
-def expected(service: InCluster) -> dict[str, Answer]:
-    return asyncio.run(undisturbed(service.url, kinds(TOKENS)))
 
 
 SERVICES: dict[str, Callable[[], tandem.Service]] = {
@@ -65,34 +42,29 @@ def test_an_api_server_that_knows_keda_takes_every_autoscaler(shape: str, servic
     place = service.namespace
     setting = Setting(images=Images(worker="worker:1", gateway="gateway:1"), namespace=place.name)
     objects = [child.manifest for child in made(SERVICES[shape](), setting).children]
-    scaled = [one for one in objects if one["kind"] == "ScaledObject"]
-    assert scaled
-    for one in scaled:
+    scalers = [one for one in objects if one["kind"] == "ScaledObject"]
+    assert scalers
+    for one in scalers:
         query = "scaledobjects?dryRun=All&fieldValidation=Strict"
         status, answer = place.call("POST", f"apis/{one['apiVersion']}", query, one)
         assert status == 201, answer
 
 
-def sizes(service: InCluster) -> dict[str, int]:
-    """Ready workers of each pool."""
-    return {pool: len(service.workers(pool)) for pool in POOLS}
-
-
 def test_both_pools_grow_under_load_and_the_next_generation_begins_as_large_and_shrinks_when_it_is_quiet(
-    service: InCluster, expected: dict[str, Answer]
+    service: InCluster,
 ) -> None:
-    assert sizes(service) == {"prefill": 1, "decode": 1}
+    assert sizes(service) == SMALL
+    expected = answers(service)
 
     async def run() -> None:
-        async with steady(service.url, expected, clients=CLIENTS, asked=kinds(TOKENS)) as load:
-            await asyncio.to_thread(until, lambda: sizes(service) == {"prefill": 2, "decode": 2})
-            preview = await asyncio.to_thread(service.run, "preview", "--stack", STACK, "--expect-no-changes", **SCALED)
-            assert preview.returncode == 0, preview.stdout
+        async with steady(service.url, expected, clients=CLIENTS, asked=ASKED) as load:
+            await asyncio.to_thread(until, lambda: sizes(service) == LARGE)
+            await unchanged(service, SCALED)
             up = await asyncio.to_thread(service.up, **NEXT)
             assert up.returncode == 0, up.stdout
             await load.answered(10)
-        async with steady(service.url, expected, clients=1, asked=kinds(TOKENS)) as load:
-            await asyncio.to_thread(until, lambda: sizes(service) == {"prefill": 1, "decode": 1}, QUIET_WAIT_S)
+        async with steady(service.url, expected, clients=1, asked=ASKED) as load:
+            await asyncio.to_thread(until, lambda: sizes(service) == SMALL, QUIET_WAIT_S)
             await load.answered(3)
 
     asyncio.run(run())

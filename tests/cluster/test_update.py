@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import signal
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.api import BATCH, CORE, Namespace, until
-from tests.cluster.service import STACK, InCluster
+from tests.cluster.service import STACK, InCluster, Stacks
 from tests.serving.load import Answer, steady, undisturbed
 
 FIRST: dict[str, Any] = {}
@@ -27,28 +26,15 @@ TOO_FAST: dict[str, Any] = {"transfer": {"kv_gb_per_s_min": 1e9}}
 
 
 @pytest.fixture(scope="module")
-def service(
-    cluster_kubeconfig: str, namespace: Callable[..., Namespace], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[InCluster]:
-    folder = tmp_path_factory.mktemp("cluster") / "project"
-    made = InCluster(folder, cluster_kubeconfig, namespace())
-    yield made
-    made.run("destroy", "--stack", STACK, "--yes", "--skip-preview")
+def service(stacks: Stacks) -> Iterator[InCluster]:
+    with stacks() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def expected(service: InCluster) -> dict[str, Answer]:
     """The answers while nothing is disturbed; the fake engine's are the same in every generation."""
     return asyncio.run(undisturbed(service.url))
-
-
-def ask(service: InCluster, model: str = "SmolLM2-135M-Instruct", **headers: str) -> dict[str, Any]:
-    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
-    request = urllib.request.Request(
-        f"{service.url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json", **headers}
-    )
-    with urllib.request.urlopen(request) as response:
-        return {"path": response.headers["x-tandem-path"], **json.load(response)}
 
 
 def test_up_proves_before_it_serves(service: InCluster) -> None:
@@ -61,7 +47,7 @@ def test_up_proves_before_it_serves(service: InCluster) -> None:
     assert {pair["prefill"].split("-")[1] for pair in evidence["pairs"]} == {"prefill", "decode"}
     assert service.state["active_generation"] == outputs["generation"] == evidence["generation"]
     assert service.state["proof_token_sha256"] is None
-    assert ask(service)["path"] == "disaggregated"
+    assert service.ask().path == "disaggregated"
     with urllib.request.urlopen(f"{service.url}/fleet") as fleet:
         assert {worker["zone"] for worker in json.load(fleet)["workers"]} == {"test-1a"}
 
@@ -79,7 +65,7 @@ def test_a_proof_that_fails_leaves_the_old_generation_serving(service: InCluster
     assert "GB/s" in up.stdout
     assert service.state["active_generation"] == serving
     assert service.generations() == {serving}, "the failed generation's workers still run"
-    assert ask(service)["path"] == "disaggregated"
+    assert service.ask().path == "disaggregated"
 
 
 def test_a_proof_fails_where_kv_cannot_move(service: InCluster) -> None:
@@ -89,7 +75,7 @@ def test_a_proof_fails_where_kv_cannot_move(service: InCluster) -> None:
     assert "must not serve" in up.stdout, up.stdout
     assert service.state["active_generation"] == serving
     assert service.generations() == {serving}, "the failed generation's workers still run"
-    assert ask(service)["path"] == "disaggregated"
+    assert service.ask().path == "disaggregated"
 
 
 def test_going_back_takes_the_failed_generation_away(service: InCluster) -> None:
@@ -99,7 +85,7 @@ def test_going_back_takes_the_failed_generation_away(service: InCluster) -> None
     names = [item["metadata"]["name"] for item in service.namespace.get(CORE, "configmaps")["items"]]
     assert not [name for name in names if "evidence" in name and serving not in name]
     assert service.state["active_generation"] == serving
-    assert ask(service)["path"] == "disaggregated"
+    assert service.ask().path == "disaggregated"
 
 
 def kill(namespace: Namespace, pod: str) -> None:
@@ -142,22 +128,22 @@ def test_a_roll_out_under_load_costs_no_request(service: InCluster, expected: di
 
     asyncio.run(run())
     assert service.generations() == {service.state["active_generation"]} != {before}
-    assert ask(service, "second")["model"]
+    assert service.ask("second").status == 200
 
 
 def test_a_gateway_that_is_deleted_breaks_its_own_streams_and_nothing_else(service: InCluster) -> None:
     first, *_ = service.namespace.get(CORE, "pods?labelSelector=app.kubernetes.io/component=gateway")["items"]
     service.namespace.call("DELETE", CORE, f"pods/{first['metadata']['name']}?gracePeriodSeconds=0")
-    until(lambda: ask_or_none(service))
+    until(lambda: serves(service))
     for _ in range(10):
-        assert ask(service)["path"] == "disaggregated"
+        assert service.ask().path == "disaggregated"
 
 
-def ask_or_none(service: InCluster) -> dict[str, Any] | None:
+def serves(service: InCluster) -> bool:
     try:
-        return ask(service)
+        return service.ask().status == 200
     except OSError:
-        return None
+        return False
 
 
 def proofs(service: InCluster) -> set[str]:
@@ -172,20 +158,19 @@ def test_an_up_that_was_killed_is_finished_by_the_next(service: InCluster) -> No
     until(lambda: proofs(service) - before)  # the CLI then waits, and writes nothing that the kill could cut in two
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert ask(service)["path"] == "disaggregated"
+    assert service.ask().path == "disaggregated"
     service.run("cancel", "--stack", STACK, "--yes")  # its lock is its own, and it is dead
     up = service.up(**THIRD)
     assert up.returncode == 0, up.stdout
-    assert ask(service, "third")["model"]
+    assert service.ask("third").status == 200
 
 
 def test_a_generation_behind_a_door_with_keys_is_proved(service: InCluster) -> None:
     service.namespace.create(CORE, "secrets", {"metadata": {"name": "keys"}, "stringData": {"keys": "a-key\n"}})
     up = service.up(**KEYED)
     assert up.returncode == 0, up.stdout
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        ask(service, "fourth")
-    assert ask(service, "fourth", authorization="Bearer a-key")["path"] == "disaggregated"
+    assert service.ask("fourth").status == 401
+    assert service.ask("fourth", authorization="Bearer a-key").path == "disaggregated"
 
 
 def test_destroy_leaves_nothing(service: InCluster) -> None:

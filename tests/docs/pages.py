@@ -412,6 +412,11 @@ def exit_codes() -> str:
     return table(("exit code", "means"), ((str(int(code)), EXIT_WORDS[code]) for code in Exit))
 
 
+def file_of_cluster(name: str) -> str:
+    """A file with which the test cluster's parts run, for users to copy."""
+    return f"```yaml\n{(ROOT / 'tools/cluster' / name).read_text('utf-8')}```\n"
+
+
 # --- writing --------------------------------------------------------------------------------------
 
 PAGES: dict[str, Callable[[], str]] = {"docs/rules.md": rules_page, "docs/declaration.md": declaration_page}
@@ -422,6 +427,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gateway-metrics": gateway_metrics,
     "agent-metrics": agent_metrics,
     "exit-codes": exit_codes,
+    "scrape-job": lambda: file_of_cluster("hpa/prometheus.yaml"),
+    "adapter-rule": lambda: file_of_cluster("hpa/adapter.yaml"),
     **plans.BLOCKS,
 }
 

@@ -8,6 +8,7 @@ from pulumi_tandem import resolve
 from pulumi_tandem.declare import Limits
 from pulumi_tandem.local import decide as restarts
 from pulumi_tandem.local import guard, ports, server, start
+from pulumi_tandem.manifest import worker_pod as pods
 from pulumi_tandem.prove import plan
 from tandem_worker.agent import decide as agent
 from tandem_worker.gateway import admit, fleet, handoff, metrics, silence, watch
@@ -32,6 +33,11 @@ TOLD = [
     ("docs/running.md", f"after {restarts.FIRST_DELAY_S:g} s, then 1, 2, 4 ... at most {restarts.LONGEST_DELAY_S:g} s"),
     ("docs/running.md", f"lived for {restarts.WELL_AFTER_S:g} s is well"),
     ("docs/running.md", f"{ports.BLOCK_PORTS} consecutive ports between {ports.FIRST_PORT} and {ports.LAST_PORT}"),
+    (
+        "docs/tensorrt-llm.md",
+        f"at `group` ({pods.PORTS['group']}), the ranks' from `ranks` on ({pods.PORTS['ranks']}, two",
+    ),
+    ("docs/tensorrt-llm.md", f"whose engine's port nobody has open for {agent.DEAD_HEALTH_S:g} s ends the worker"),
     ("docs/numerics.md", f"{resolve.BF16_GAP_NATS:g} nats, and {resolve.FLOAT32_GAP_NATS:g} nats"),
     ("ARCHITECTURE.md", f"own nothing for {server.IDLE_EXIT_S:g} s"),
     ("ARCHITECTURE.md", f"its guard starts it anew after {guard.RESTART_DELAY_S:g} s"),

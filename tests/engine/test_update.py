@@ -1,6 +1,7 @@
 """Updates of a service with the real Pulumi CLI: forward, back, broken, killed."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -245,6 +246,25 @@ def test_a_killed_up_is_continued_by_the_next(project: Project, victim: str) -> 
     assert project.preview("--expect-no-changes", **slow).returncode == 0
     assert project.down().returncode == 0
     until(lambda: not processes_of(project))
+
+
+def test_a_second_command_at_the_same_time_ends_at_once_and_touches_nothing(project: Project) -> None:
+    """One sentence says who is at it; the first `up` ends as if it were alone, and what served serves on."""
+    project.up()
+    command = project.command("tandem", "up", "--stack", project.stack, pool={"env": {"FAKE_ENGINE_START_S": "5"}})
+    with (project.folder / "up.log").open("w") as log:
+        first = subprocess.Popen(command, cwd=project.folder, env=project.environment, stdout=log, stderr=log)
+    until(lambda: len(workers(project)) == 4)
+
+    up = project.up(pool={"sequences": 4})
+    down = project.down()
+
+    assert project.status()["active"]["chat"], "the traffic was taken from what serves"
+    for second in (up, down):
+        assert second.returncode != 0
+        assert re.fullmatch(r"Error: stack test is being changed by process \d+ of .*\n", second.stdout)
+    assert first.wait(timeout=DEADLINE_S) == 0, (project.folder / "up.log").read_text()
+    assert len(workers(project)) == 2
 
 
 def test_a_stack_comes_back_after_everything_was_killed(project: Project) -> None:

@@ -36,7 +36,7 @@ def test_every_recipe_for_users_can_be_named():
     names = ["gateway", "vllm", "vllm-cpu", "tensorrt-llm"]
     images = registered(registry="registry.example/team", images=json.dumps(names)).values()
     built = {str(Path(image["dockerfile"]["location"]).relative_to(ROOT)) for image in images}
-    assert built == {recipe.containerfile for recipe in RECIPES.values()} - {"tests/fakes/Containerfile"}
+    assert built == {one.containerfile for one in RECIPES.values() if not one.containerfile.startswith("tests/")}
     assert {image["context"]["location"] for image in images} == {str(ROOT)}
 
 

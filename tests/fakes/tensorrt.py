@@ -47,13 +47,15 @@ class FakeTensorRt:
     """Whether the first token of every answer is its last."""
     healthy: bool = True
     alive: bool = False
+    address: tuple[str, int] = ("127.0.0.1", 0)
+    """Where it is to listen; port 0: any that is free."""
     _server: Server = field(init=False)
     _iterations: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     _ended: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     def __post_init__(self) -> None:
-        self._server = Server(self._answer)
+        self._server = Server(self._answer, *self.address)
 
     @property
     def host(self) -> str:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from pulumi_tandem.local.client import call
-from tests.serving.load import Load, steady
+from tests.serving.load import LONG_PROMPT, Load, steady
 from tests.serving.service import Serving
 
 pytestmark = pytest.mark.faults
@@ -27,7 +27,6 @@ RECOVERY_S = 480.0
 """An engine starts in 40 s on two idle cores, and its survivor keeps both busy meanwhile."""
 RECOVERY_PACE_S = 5.0
 """The survivor has the clients for itself, and leaves the starting engine some of the machine."""
-CLIENTS = 2
 TITLES = {"api-server": "openai.api_server", "engine-core": "EngineCore", "engine-worker": "VLLM::Worker"}
 
 
@@ -108,24 +107,11 @@ def cut_connections_to(port: int) -> subprocess.CompletedProcess[str]:
 
 
 async def kill_during_a_prefill(serving: Serving, load: Load, victim: psutil.Process) -> None:
-    """Kill while a prefill that cannot have ended is at the engine.
-
-    A prefill lasts a quarter of a second or less, so the engine is suspended first. What was asked before that may be
-    done already, its answer on the way; what is asked after it is not.
-    """
-    core = victim_of(serving, "prefill", "engine-core")
-    is_noticed_asleep = victim not in core.children()
-    async with asyncio.TaskGroup() as group:
-        core.suspend()
-        try:
-            group.create_task(load.one_more())
-            await until(lambda: streams_at(serving, "prefill") == CLIENTS + 1)
-            victim.kill()
-            if is_noticed_asleep:  # a sleeping engine cannot answer before its own end reaches it
-                await until(lambda: streams_at(serving, "prefill") == 0)
-        finally:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                core.resume()
+    """Kill while a prompt is read that takes seconds; nothing else is asked meanwhile, so the death meets it."""
+    async with load.quiet(), asyncio.TaskGroup() as group:
+        group.create_task(load.one_more(LONG_PROMPT))
+        await until(lambda: streams_at(serving, "prefill"))
+        victim.kill()
 
 
 def counts(serving: Serving) -> dict[str, int]:
@@ -145,7 +131,7 @@ def test_a_death_loses_no_request(serving: Serving, kind: str, side: str) -> Non
     before, instance = counts(serving), processes(serving)[side]["instance"]
 
     async def run() -> None:
-        async with steady(serving.url, serving.expected, clients=CLIENTS) as load:
+        async with steady(serving.url, serving.expected, clients=2) as load:
             await load.answered(2)
             victim = victim_of(serving, side, kind)
             if side == "prefill":

@@ -186,6 +186,28 @@ async def test_a_worker_comes_leaves_and_its_address_given_to_another_pod_is_ano
         await until(lambda: one.names() == [])
 
 
+async def test_services_of_both_families_tell_of_every_worker_and_gateway_twice_and_each_is_counted_once(
+    tmp_path: Path,
+) -> None:
+    async with watching(tmp_path) as one, agent() as (_, port):
+        for host in ("::ffff:127.0.0.1", "127.0.0.1"):  # the same agent answers at both
+            put_pod(one.fake, "worker", {"http": port, "agent": port}, host)
+            put_pod(one.fake, "gateway", {"scale": 8081}, host)
+        await until(lambda: one.names() == ["chat-decode-a-1"])
+        await until(lambda: one.source.peers == [("127.0.0.1", 8081)])
+        assert one.source.gateways == 1
+
+
+def put_pod(fake: FakeKubernetes, component: str, ports: dict[str, int], host: str) -> None:
+    fake.put(
+        "endpointslices",
+        f"chat-{component}-{host}",
+        labels={"app.kubernetes.io/component": component, "tandem.serving/service": "chat"},
+        ports=[{"name": name, "port": port} for name, port in ports.items()],
+        endpoints=[{"addresses": [host], "targetRef": {"uid": component}, "conditions": {"ready": True}}],
+    )
+
+
 def put_worker(fake: FakeKubernetes, port: int, *, pod: str, terminating: bool = False) -> None:
     endpoint = {"addresses": ["127.0.0.1"], "targetRef": {"uid": pod}, "conditions": {"terminating": terminating}}
     fake.put(

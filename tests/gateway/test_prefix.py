@@ -113,6 +113,25 @@ def test_history_stays_within_its_bounds_and_knows_only_beginnings(reads: Iterab
             assert history.held_bytes(worker, Prompt(9 * PIECE_BYTES, tuple(prompt * 100 + n for n in range(9))))
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9)), min_size=1, max_size=40),
+    st.integers(0, 4000),
+    st.integers(1, 4),
+)
+def test_no_more_is_remembered_of_a_worker_than_this_gateways_part_of_its_room(
+    reads: list[tuple[int, int]], kv_tokens: int, gateways: int
+):
+    fleet = gateway(prefills=1)
+    fleet.gateways = gateways
+    fleet.loaded("p0", 0.0, kv_tokens or None)
+    for prompt, length in reads:
+        pieces = tuple(prompt * 100 + n for n in range(length))
+        fleet.remember("p0", "prefill", Prompt(length * PIECE_BYTES, pieces), 0.0)
+    distinct = sum({prompt: max(n for p, n in reads if p == prompt) for prompt, _ in reads}.values())
+    room = kv_tokens * prefix.BYTES_PER_TOKEN // gateways // PIECE_BYTES
+    assert len(fleet.history) <= (room if kv_tokens else distinct)
+
+
 def test_a_worker_that_was_not_well_may_have_started_anew_and_holds_nothing():
     fleet, prompt = gateway(), asked(turns("ann", 2))
     first = serve(fleet, turns("ann", 2), 0.0)
@@ -143,14 +162,58 @@ def test_a_queue_that_takes_longer_than_reading_anew_sends_it_elsewhere():
 
 def test_a_worker_that_reads_slowly_gets_fewer_prompts():
     fleet = gateway(prefills=2)
-    for name, read_s in (("p0", 1.0), ("p1", 4.0)):
-        fleet.begin(name, "prefill", 8000, 0.0)
-        fleet.end(name, "prefill", 8000, read_s, finished=True)
+    for name, read_s in (("p0", 20.0), ("p1", 80.0)):
+        fleet.begin(name, "prefill", 160_000, 0.0)
+        fleet.end(name, "prefill", 160_000, read_s, finished=True)
     names: list[str | None] = []
     for number in range(10):
         names.append(chosen(fleet, Prompt(8000)))
-        fleet.begin(names[-1] or "", "prefill", 8000, 10.0 + number * 1e-3)
-    assert names.count("p0") == 8
+        fleet.begin(names[-1] or "", "prefill", 8000, 100.0 + number * 1e-3)
+    assert names.count("p0") == 7
+
+
+def test_a_worker_that_was_slow_once_is_tried_again():
+    """Its first prompt took a minute; nobody would know that it is well now if it never got another one."""
+    fleet = gateway(prefills=2)
+    for name, read_s in (("p0", 1.0), ("p1", 60.0)):
+        fleet.begin(name, "prefill", 8000, 0.0)
+        fleet.end(name, "prefill", 8000, read_s, finished=True)
+    names: list[str | None] = []
+    for number in range(20):
+        now_s = 60.0 * (number + 1)
+        fleet.probed("p1", good=True, draining=False, asked_s=now_s, now_s=now_s)
+        names.append(chosen(fleet, Prompt(8000)))
+        fleet.begin(names[-1] or "", "prefill", 8000, now_s)
+        fleet.end(names[-1] or "", "prefill", 8000, now_s + 1.0, finished=True)
+    assert names[0] == "p0" and "p1" in names
+
+
+def tell(fleet: Fleet, found: float) -> None:
+    """Every prefill worker says how much of a million tokens it has had in its cache."""
+    for name in ("p0", "p1"):
+        fleet.read(name, 0, 0, 0.0)
+        fleet.read(name, round(1e6 * found), round(1e6 * (1 - found)), 0.0)
+
+
+@pytest.mark.parametrize(("found", "stays"), [(0.0, False), (0.5, True)])
+def test_a_prompt_goes_where_others_have_likely_sent_its_beginning_if_engines_find_what_they_send(
+    found: float, stays: bool
+):
+    """Past a queue of half the prompt; where engines find nothing, to the idle worker."""
+    fleet, prompt = gateway(prefills=2), asked(turns("ann", 3))
+    home = chosen(fleet, prompt)
+    assert home is not None
+    tell(fleet, found)
+    fleet.begin(home, "prefill", prompt.bytes // 2, 0.0)
+    assert (chosen(fleet, prompt) == home) == stays
+
+
+def test_no_belief_outweighs_a_queue_that_is_longer_than_the_prompt():
+    fleet, prompt = gateway(prefills=2), asked(turns("ann", 3))
+    home = chosen(fleet, prompt)
+    tell(fleet, 1.0)
+    fleet.begin(home or "", "prefill", prompt.bytes * 5 // 4, 0.0)
+    assert chosen(fleet, prompt) != home
 
 
 def test_gateways_that_know_nothing_of_each_other_send_a_conversation_to_one_worker():
@@ -175,6 +238,18 @@ def test_decode_goes_where_memory_is_left():
     fleet.loaded("d1", 0.30)
     route = choose(fleet, Ask("g1", disaggregate=True, prompt=asked(turns("ann", 1))))
     assert route is not None and route.decode == "d1"
+
+
+def test_answers_of_prompts_that_were_read_at_the_same_time_are_spread_over_the_decode_workers():
+    """All were sent before any was read, when every decode worker had as much room as the others."""
+    fleet = gateway(decodes=4)
+    begun = [begin(fleet, turns(f"user {number}", 1), 0.0)[0] for number in range(8)]
+    answering: list[str] = []
+    for state in begun:
+        after, _ = step(state, Prefilled(200, has_parameters=True), 1.0, fleet)
+        assert after.route is not None
+        answering.append(after.route.decode)
+    assert sorted(answering) == sorted(2 * ["d0", "d1", "d2", "d3"])
 
 
 # what is not worth a hand-off

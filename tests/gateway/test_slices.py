@@ -3,6 +3,8 @@
 import hashlib
 from typing import Any
 
+import pytest
+
 from tandem_worker.contract import ServiceState, WorkerRecord
 from tandem_worker.gateway.keys import Keys
 from tandem_worker.gateway.slices import Address, Identity, addresses, places, ready_hosts, records, serving_generation
@@ -70,6 +72,26 @@ def test_figures_are_asked_of_gateways_that_are_ready_and_of_those_that_leave() 
     )
     found = places([piece(ready, leaving, starting, scale=8081), piece(ready, http=8080)], "scale")
     assert found == [("10.0.0.1", 8081), ("10.0.0.2", 8081)]
+
+
+BOTH_FAMILIES = [
+    {**piece(endpoint("fd00::1", "p", ready=True), http=80, agent=81, scale=8081), "addressType": "IPv6"},
+    {**piece(endpoint("10.0.0.1", "p", ready=True), http=80, agent=81, scale=8081), "addressType": "IPv4"},
+]
+
+
+@pytest.mark.parametrize("slices", [BOTH_FAMILIES, BOTH_FAMILIES[::-1]], ids=["IPv6 first", "IPv4 first"])
+def test_a_pod_of_a_dual_stack_service_is_one_worker_or_one_gateway_by_its_ipv4_address(
+    slices: list[dict[str, Any]],
+) -> None:
+    assert addresses(slices) == {Address("10.0.0.1", 80, 81, "p"): False}
+    assert ready_hosts(slices) == {"10.0.0.1"}
+    assert places(slices, "scale") == [("10.0.0.1", 8081)]
+
+
+def test_pods_that_have_ipv6_alone_are_known_by_it() -> None:
+    assert addresses(BOTH_FAMILIES[:1]) == {Address("fd00::1", 80, 81, "p"): False}
+    assert ready_hosts(BOTH_FAMILIES[:1]) == {"fd00::1"}
 
 
 def worker(generation: str, *, draining: bool = False) -> WorkerRecord:

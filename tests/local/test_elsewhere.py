@@ -8,7 +8,9 @@ from pulumi_tandem.local.elsewhere import cluster_only
 from pulumi_tandem.resolve import resolve
 from tests.builders import laptop_pair, laptop_single, llama_pair
 
-SCALED = tandem.Pool(gpu="cpu", autoscalers=(tandem.Autoscaler(),), pod=tandem.Pod(shm_gib=1))
+SCALED = tandem.Pool(
+    gpu="cpu", nodes_per_worker=2, data_parallel=2, autoscalers=(tandem.Autoscaler(),), pod=tandem.Pod(shm_gib=1)
+)
 FOR_A_CLUSTER = laptop_single(serve=SCALED, cluster=tandem.Cluster(), token_secret=tandem.TokenSecret(name="hub"))
 
 
@@ -18,6 +20,7 @@ def test_every_field_that_would_do_nothing_is_told():
         "chat.cluster",
         "chat.token_secret",
         "chat.serve.pod",
+        "chat.serve.nodes_per_worker",
         "chat.serve.autoscalers",
     ]
     assert findings[0].message == "cluster is for Kubernetes; on this machine it would do nothing"

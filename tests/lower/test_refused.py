@@ -19,9 +19,10 @@ REFUSED: dict[str, tuple[tandem.Service, tuple[str, ...]]] = {
         servers(trt(transceiver="MPI"), trt(transceiver="MPI")),
         ("llama.prefill.engine.transceiver", "llama.decode.engine.transceiver"),
     ),
-    "several nodes of TensorRT-LLM": (
-        servers({"tensor_parallel": 16, "nodes_per_worker": 2}, {}),
-        ("llama.prefill.nodes_per_worker",),
+    "ranks of TensorRT-LLM that share experts": (servers({"data_parallel": 2}, {}), ("llama.prefill.data_parallel",)),
+    "an argument that a shell would take apart": (
+        servers({"tensor_parallel": 8, "nodes_per_worker": 2, "extra_args": ("--chat-template", "{{ messages }}")}, {}),
+        ("llama.prefill.extra_args",),
     ),
     "an old release": (
         llama_pair(engine=tandem.Vllm(version="0.31.0")),

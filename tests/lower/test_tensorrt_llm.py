@@ -27,6 +27,11 @@ SERVICES = {
         transfer=tandem.Transfer(transport="efa", lease_s=90),
         prompt_tokens_max=6000,
     ),
+    "trtllm-machines": servers(
+        {"tensor_parallel": 8, "pipeline_parallel": 2, "nodes_per_worker": 2},
+        WIDE,
+        model=tandem.Model(name="Llama-3.3-70B-Instruct", path="/models/llama-70b"),
+    ),
     "trtllm-drafts": servers(
         trt(speculation=EAGLE, transceiver="UCX", max_tokens_in_buffer=8192),
         trt(speculation=EAGLE, transceiver="UCX", max_tokens_in_buffer=8192, moe_backend="CUTLASS"),

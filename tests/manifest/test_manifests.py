@@ -10,12 +10,9 @@ import pulumi_tandem as tandem
 from pulumi_tandem.check import check
 from pulumi_tandem.lower import lower
 from pulumi_tandem.manifest import (
-    Claim,
-    Download,
     Gateway,
     HostPath,
     Images,
-    ImageVolume,
     Manifests,
     Route,
     Setting,
@@ -24,6 +21,7 @@ from pulumi_tandem.manifest import (
 )
 from pulumi_tandem.resolve import resolve
 from tests.builders import laptop_pair, laptop_single, llama_pair
+from tests.check.cases_tensorrt import servers
 
 IMAGES = Images(worker="worker:1", gateway="gateway:1")
 PLAIN = Setting(images=IMAGES)
@@ -39,6 +37,7 @@ SHAPES: dict[str, Callable[[], tandem.Service]] = {
     "over-nodes": lambda: llama_pair(
         {"data_parallel": 2, "nodes_per_worker": 2}, {"data_parallel": 2, "nodes_per_worker": 2}
     ),
+    "over-nodes-by-mpirun": lambda: servers({"tensor_parallel": 8, "pipeline_parallel": 2, "nodes_per_worker": 2}, {}),
     "claimed": lambda: llama_pair(cluster=tandem.Cluster(dra=True)),
     "scaled": lambda: llama_pair(
         {"autoscalers": (tandem.Autoscaler(workers_max=20),)},
@@ -136,7 +135,9 @@ def test_a_generation_is_a_matter_of_images_and_pods_and_not_of_numbers() -> Non
     grown = laptop_pair(decode=tandem.Pool(gpu="cpu", cpu_cores="1", workers=3))
     assert made(grown).generation == first
     assert made(laptop_pair(), Setting(images=IMAGES, namespace="elsewhere")).generation == first
-    assert made(laptop_pair(), Setting(images=IMAGES, weights=HostPath(path="/nvme"))).generation != first
+    mounted = tandem.Model(name="SmolLM2-135M-Instruct", path="/model")
+    settings = [Setting(images=IMAGES, weights=HostPath(path=path)) for path in ("/nvme", "/nvme2")]
+    assert len({made(laptop_pair(model=mounted), setting).generation for setting in settings}) == 2
 
     def elsewhere(manifest: dict[str, Any]) -> dict[str, Any]:
         manifest["spec"]["template"]["spec"]["nodeSelector"] = {"disk": "nvme"}
@@ -221,35 +222,6 @@ def test_autoscalers_start_after_the_proof() -> None:
     of = made(SHAPES["scaled"]())
     assert "proof" in of.child("prefill-scaling").after
     assert "proof" in of.child("decode-scaling").after
-
-
-@pytest.mark.parametrize(
-    ("weights", "source"),
-    [
-        (Claim(name="weights"), {"persistentVolumeClaim": {"claimName": "weights", "readOnly": True}}),
-        (HostPath(path="/nvme"), {"hostPath": {"path": "/nvme", "type": "Directory"}}),
-        (ImageVolume(reference="w:1"), {"image": {"reference": "w:1", "pullPolicy": "IfNotPresent"}}),
-    ],
-)
-def test_weights_are_mounted_under_one_path(weights: Any, source: dict[str, Any]) -> None:
-    for key in ("prefill", "decode"):
-        spec = pod_specs(made(laptop_pair(), Setting(images=IMAGES, weights=weights)))[key]["spec"]
-        assert {"name": "model", **source} in spec["volumes"]
-        mounted = {"name": "model", "mountPath": "/model", "readOnly": True}
-        assert mounted in spec["containers"][0]["volumeMounts"]
-
-
-def test_a_download_is_one_job_before_any_worker() -> None:
-    download = Download(source="hf://org/model@main", into=Claim(name="weights", read_only=False), secret="hub")
-    of = made(laptop_pair(), Setting(images=IMAGES, weights=download))
-    container = pod_specs(of)["weights"]["spec"]["containers"][0]
-    assert container["command"][:3] == ["hf", "download", "org/model"]
-    assert container["command"][-2:] == ["--revision", "main"]
-    assert container["envFrom"] == [{"secretRef": {"name": "hub"}}]
-    assert "weights" in of.child("prefill").after
-    copy = Download(source="s3://b/m", into=Claim(name="w"), image="aws:1", command=("sync", "$(SOURCE)", "$(TARGET)"))
-    of = made(laptop_pair(), Setting(images=IMAGES, weights=copy))
-    assert pod_specs(of)["weights"]["spec"]["containers"][0]["command"] == ["sync", "s3://b/m", "/models/smollm2"]
 
 
 def test_the_front_door_is_opened_as_asked() -> None:

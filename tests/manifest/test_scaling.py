@@ -130,7 +130,7 @@ def test_pairs_in_one_pod_are_one_object_and_count_the_gpus_of_both() -> None:
     assert of.child("pair-scaling").manifest["spec"]["maxReplicaCount"] == 3
 
 
-def test_the_plain_autoscaler_follows_the_same_figures() -> None:
+def test_the_plain_autoscaler_follows_the_same_figures_in_the_words_of_the_api_server() -> None:
     ratio = tandem.Ratio(at_least=0.5, at_most=4)
     plain = scaled(4, kind="HorizontalPodAutoscaler")
     metrics = (
@@ -142,7 +142,7 @@ def test_the_plain_autoscaler_follows_the_same_figures() -> None:
         "prefill_workers_min",
     ]
     assert [one["external"]["target"] for one in metrics] == [
-        {"type": "Value", "value": "2000m"},
+        {"type": "Value", "value": "2"},
         {"type": "Value", "value": "800m"},
         {"type": "AverageValue", "averageValue": "1"},
     ]

@@ -84,6 +84,22 @@ def kinds(max_tokens: int = 32) -> tuple[Kind, ...]:
     )
 
 
+LONG_PROMPT = Kind(
+    "long-prompt",
+    "/v1/completions",
+    {
+        "model": MODEL,
+        "temperature": 0,
+        "max_tokens": 4,
+        "ignore_eos": True,
+        "prompt": "The river rose by a hand's breadth in the night, and in the morning the fox could not cross it. "
+        * 75,
+    },
+    unread=True,
+)
+"""Its prefill takes seconds on a core of a CPU, long enough to meet it there."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the client saw."""
@@ -181,6 +197,7 @@ class Load:
         self.pace_s = 0.0
         """Pause of each client between two requests."""
         self._answered = asyncio.Condition()
+        self._turn = [asyncio.Lock() for _ in range(clients)]
 
     async def __aenter__(self) -> Self:
         turns = itertools.cycle(self.kinds)
@@ -197,7 +214,8 @@ class Load:
 
         async with httpx.AsyncClient(base_url=self.url, timeout=REQUEST_TIMEOUT_S) as client:
             while not self._stopping:
-                outcome = await ask(client, next(turns), on_text)
+                async with self._turn[index]:
+                    outcome = await ask(client, next(turns), on_text)
                 self._pieces[index] = 0
                 await self._note(outcome)
                 await asyncio.sleep(self.pace_s)
@@ -207,10 +225,18 @@ class Load:
             self.outcomes.append(outcome)
             self._answered.notify_all()
 
-    async def one_more(self) -> None:
+    @contextlib.asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """While it lasts no client waits for an answer, and none asks."""
+        async with contextlib.AsyncExitStack() as held:
+            for turn in self._turn:
+                await held.enter_async_context(turn)
+            yield
+
+    async def one_more(self, kind: Kind) -> None:
         """Ask once beside the clients; its answer counts as theirs do."""
         async with httpx.AsyncClient(base_url=self.url, timeout=REQUEST_TIMEOUT_S) as client:
-            await self._note(await ask(client, self.kinds[0]))
+            await self._note(await ask(client, kind))
 
     @property
     def is_mid_stream(self) -> bool:

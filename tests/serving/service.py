@@ -10,7 +10,7 @@ import pytest
 
 from pulumi_tandem.local.client import call
 from tests.engine.conftest import Project, make_project
-from tests.serving.load import Answer, undisturbed
+from tests.serving.load import LONG_PROMPT, Answer, kinds, undisturbed
 
 UP_TIMEOUT_S = 900.0
 """Four engines at once on two busy cores take minutes to start."""
@@ -37,6 +37,6 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         up = project.up()
         assert up.returncode == 0, up.stdout
         url = project.outputs()["url"]
-        yield Serving(project, url, asyncio.run(undisturbed(url)), up.stdout)
+        yield Serving(project, url, asyncio.run(undisturbed(url, (*kinds(), LONG_PROMPT))), up.stdout)
     finally:
         call(project.state_dir, "shutdown", start=False)

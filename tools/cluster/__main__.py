@@ -24,8 +24,8 @@ def up(host: Host, screen: Screen, wanted: Sequence[str], added: Sequence[str]) 
 
     Raises: Failure.
     """
-    for step in (kubernetes.STEP, *(ADDITIONS[name].step for name in added)):
-        if step and not step.is_done(host.place):
+    for step in (kubernetes.STEP, *(step for name in added for step in ADDITIONS[name].steps)):
+        if not step.is_done(host.place):
             raise Failure(f"its binaries are not built; run tools/bootstrap.py --only {step.name}")
     started_s = time.monotonic()
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cluster import keda, kwok, policies, second
+from cluster import hpa, keda, kwok, policies, second
 from cluster.host import Host
 from steps.frame import Step
-from steps.programs import KEDA, KWOK, POLICIES
+from steps.programs import HPA, KEDA, KWOK, POLICIES, PROMETHEUS
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,14 @@ class Addition:
     """Starts what does not run yet, and waits for it. Raises: Failure."""
     end: Callable[[Host], None]
     """Takes away all that it made; nothing of it need ever have been, and the cluster need not run."""
-    step: Step | None = None
+    steps: tuple[Step, ...] = ()
     """What must have been built."""
 
 
 ADDITIONS = {
-    "keda": Addition(keda.start, keda.end, KEDA.step),
-    "kwok": Addition(kwok.start, kwok.end, KWOK.step),
-    "policies": Addition(policies.start, policies.end, POLICIES.step),
+    "hpa": Addition(hpa.start, hpa.end, (PROMETHEUS.step, HPA.step)),
+    "keda": Addition(keda.start, keda.end, (KEDA.step,)),
+    "kwok": Addition(kwok.start, kwok.end, (KWOK.step,)),
+    "policies": Addition(policies.start, policies.end, (POLICIES.step,)),
     "second-node": Addition(second.start, second.end),
 }

@@ -34,14 +34,14 @@ class Api:
     def ask(self, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> Any:  # noqa: ANN401 - JSON
         """Raises: Refused."""
         request = urllib.request.Request(f"https://127.0.0.1:{API_PORT}{path}", data=body, method=method)
-        request.add_header("Authorization", f"Bearer {token(self.site)}")
         request.add_header("Content-Type", kind)
         request.add_header("Accept", "application/json")
-        context = ssl.create_default_context(cafile=str(self.site.keys / "ca.crt"))
-        opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-        )
         try:
+            request.add_header("Authorization", f"Bearer {token(self.site)}")
+            context = ssl.create_default_context(cafile=str(self.site.keys / "ca.crt"))
+            opener = urllib.request.build_opener(
+                urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+            )
             with opener.open(request, timeout=TIMEOUT_S) as response:
                 text = response.read()
         except urllib.error.HTTPError as error:

@@ -33,8 +33,9 @@ def start_control_plane(site: Site, processes: Processes, address: str) -> None:
             *(f"--token-auth-file={keys / 'tokens.csv'}", "--authorization-mode=RBAC"),
             *(f"--service-cluster-ip-range={SERVICE_RANGE}", "--allow-privileged=true"),
             "--kubelet-preferred-address-types=InternalIP",
-            # It needs an etcd of 3.5, Debian 12 has 3.4; with it, watches from version 0, as KWOK's, are refused.
-            "--feature-gates=WatchList=false",
+            # WatchList needs an etcd of 3.5, Debian 12 has 3.4; with it, watches from version 0 (KWOK's) are refused.
+            # ImageVolume is off by default in 1.34, and its field would be dropped.
+            "--feature-gates=WatchList=false,ImageVolume=true",
         ],
     )
     api = Api(site)

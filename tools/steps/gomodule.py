@@ -6,15 +6,15 @@ from pathlib import Path
 from steps.frame import Failure, Run
 
 
-def build(run: Run, sources: Path, package: str, target: Path, flags: str = "") -> None:
-    """Build one static program; `flags` are the linker's.
+def build(run: Run, sources: Path, package: str, target: Path, flags: str = "", *, tags: str = "") -> None:
+    """Build one static program; `flags` are the linker's, `tags` choose among the sources.
 
     Raises: Failure.
     """
     if shutil.which("go") is None:
         raise Failure(f"there is no Go to build {target.name} with; install Go 1.26 or newer")
     run(
-        *("go", "build", "-mod=mod", "-trimpath", "-ldflags", f"-s -w {flags}", "-o", target, package),
+        *("go", "build", "-mod=mod", "-trimpath", "-tags", tags, "-ldflags", f"-s -w {flags}", "-o", target, package),
         why=f"build {target.name}",
         cwd=sources,
         env={"CGO_ENABLED": "0"},

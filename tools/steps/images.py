@@ -56,7 +56,7 @@ RECIPES = {
     for recipe in (
         Recipe(
             name="gateway",
-            summary="gateway and prover",
+            summary="gateway, prover and downloads of weights",
             containerfile="worker/Containerfile.gateway",
             inputs=GATEWAY_INPUTS,
             on="base",
@@ -67,6 +67,13 @@ RECIPES = {
             containerfile="tests/fakes/Containerfile",
             inputs=("tests/__init__.py", "tests/fakes", "tests/engine/site"),
             on="gateway",
+        ),
+        Recipe(
+            name="worker-mpi",
+            summary="worker with Open MPI and a fake TensorRT-LLM",
+            containerfile="tests/fakes/Containerfile.mpi",
+            inputs=(),
+            on="worker-fake",
         ),
         Recipe(
             name="worker-cpu",
@@ -210,7 +217,7 @@ def base_of(recipe: Recipe, place: Place, run: Run, builder: Builder) -> dict[st
             below = RECIPES[other]
             if not image_base.has(run, builder, tagged(below, place)):
                 build(below, place, run, builder)
-            return {other.upper(): tagged(below, place)}
+            return {other.upper().replace("-", "_"): tagged(below, place)}
 
 
 def save(builder: Builder, recipe: Recipe, place: Place, run: Run) -> None:

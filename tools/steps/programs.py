@@ -70,6 +70,8 @@ KWOK_STAGES = (
     *(f"pod/fast/pod-{what}.yaml" for what in ("ready", "complete", "delete")),
 )
 """Of the module's own: nodes and pods are ready at once, and what is deleted is gone at once."""
+PROMETHEUS_TAGS = "remove_all_sd,enable_kubernetes_sd"
+"""It finds its targets in Kubernetes or not at all: without the clients of every cloud it is a third smaller."""
 
 
 def _alone(run: Run, sources: Path, folder: Path) -> None:
@@ -86,6 +88,20 @@ def _keda(run: Run, sources: Path, folder: Path) -> None:
     shutil.copytree(folder_of(run, sources, KEDA_MODULE) / "config/crd/bases", folder / "crds")
 
 
+def _hpa(run: Run, sources: Path, folder: Path) -> None:
+    """`adapter`, Prometheus' of external metrics, and `metrics-server`; both as they were released."""
+    run.report("compiling the Prometheus adapter and metrics-server takes two minutes on two cores")
+    build(run, sources, "sigs.k8s.io/prometheus-adapter/cmd/adapter", folder / "adapter")
+    build(run, sources, "sigs.k8s.io/metrics-server/cmd/metrics-server", folder / "metrics-server")
+
+
+def _prometheus(run: Run, sources: Path, folder: Path) -> None:
+    """`prometheus`, without its pages."""
+    run.report("compiling Prometheus takes two minutes on two cores")
+    package = "github.com/prometheus/prometheus/cmd/prometheus"
+    build(run, sources, package, folder / "prometheus", tags=PROMETHEUS_TAGS)
+
+
 def _kwok(run: Run, sources: Path, folder: Path) -> None:
     """`kwok`, and `stages.yaml`, what it makes of nodes and pods."""
     run.report("compiling KWOK takes a minute")
@@ -96,6 +112,8 @@ def _kwok(run: Run, sources: Path, folder: Path) -> None:
 
 KWOK = Program("kwok", "nodes that do not exist, for the test cluster", _kwok, "tools.go", KWOK_STAGES)
 KEDA = Program("keda", "autoscalers that follow a gateway's figures, for the test cluster", _keda, "tools.go")
+PROMETHEUS = Program("prometheus", "Prometheus, for the test cluster", _prometheus, "tools.go", (PROMETHEUS_TAGS,))
+HPA = Program("hpa", "what plain autoscalers read their figures from, for the test cluster", _hpa, "tools.go")
 POLICIES = Program("policies", "an enforcer of NetworkPolicies for the test cluster: kube-network-policies", _alone)
 KUBECTL = Program("kubectl", "kubectl, with which tests drain nodes", _alone)
-STEPS = tuple(program.step for program in (KWOK, KEDA, POLICIES, KUBECTL))
+STEPS = tuple(program.step for program in (KWOK, KEDA, PROMETHEUS, HPA, POLICIES, KUBECTL))

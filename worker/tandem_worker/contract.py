@@ -40,8 +40,8 @@ class WorkerSpec(_Value):
     """Everything about one engine process that does not depend on where it runs.
 
     `$(TANDEM_ADDRESS)`, `$(TANDEM_PORT_...)`, `$(TANDEM_FILE_...)` and, over several nodes,
-    `$(TANDEM_LEADER_ADDRESS)`, `$(TANDEM_NODE_RANK)` and `$(TANDEM_FIRST_RANK)` in `argv` and `env` are filled in
-    by the agent.
+    `$(TANDEM_LEADER_ADDRESS)`, `$(TANDEM_NODE_RANK)`, `$(TANDEM_FIRST_RANK)` and `$(TANDEM_LAUNCH_DIR)`, where
+    `tandem-worker launch` leaves what the other machines are to start, in `argv` and `env` are filled in by the agent.
     `argv[0] == "python"` means the interpreter that runs the agent.
     """
 
@@ -78,6 +78,7 @@ class WorkerSpec(_Value):
     factors: dict[str, str]
     """What both sides of a pair must agree on, in words; the pair key is its hash."""
     gpus: int = 0
+    """GPUs of each machine; 0: none are looked for."""
     gpu_memory_gib: float = 0.0
     """Memory that each GPU must have in all; 0: not checked."""
     memory_gib: float = 0.0

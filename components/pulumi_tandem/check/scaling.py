@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from pulumi_tandem.check.asked import gpus_of_pool, nodes_path, pools_by_nodes
+from pulumi_tandem.check.capacity import kv_gib, kv_room_gib
 from pulumi_tandem.check.registry import Breach, Rule, register, rule
 from pulumi_tandem.declare import Ratio
 from pulumi_tandem.resolve import Resolved, ResolvedPool
@@ -165,6 +166,38 @@ def bounds_in_order(resolved: Resolved) -> Iterator[Breach]:
             if each.workers_max is not None and each.workers_min > each.workers_max:
                 message = f"at least {each.workers_min} and at most {each.workers_max}; Kubernetes refuses it"
                 yield Breach(path=f"{pool.name}.autoscalers", message=message, fix="swap them, or raise workers_max")
+
+
+@rule(
+    code="TND0266",
+    severity="warning",
+    title="the front door lets in as many requests as the largest pool serves",
+    story="""The front door lets a fixed number of requests in, however large the pools are. Those that wait before it
+    are no load of any worker, so the autoscaler stays below its most while clients wait, and in the end get 429. What a
+    worker has room for is counted with answers of the whole context: shorter ones are more.""",
+    source="tandem_worker.gateway.admit and scale",
+)
+def door_as_wide_as_pools(resolved: Resolved) -> Iterator[Breach]:
+    """requests_running_max is more than all workers but one of the largest decode pool serve at once."""
+    limit = resolved.limits.requests_running_max
+    for pool in resolved.pools:
+        (least, most), answers = _bounds(pool), _answers(resolved, pool)
+        if not pool.autoscalers or pool.phase == "prefill" or most is None or not answers:
+            continue
+        used = max(least, math.ceil(limit / answers))
+        if used < most:
+            message = (
+                f"{limit} requests at once are served by {used} {pool.name} workers ({answers} each), and the pool may "
+                f"have {most}; the rest would never be needed"
+            )
+            fix = f"use requests_running_max={answers * most}, or workers_max={used}"
+            yield Breach(path="limits.requests_running_max", message=message, fix=fix)
+
+
+def _answers(resolved: Resolved, pool: ResolvedPool) -> int:
+    """Answers of the whole context that one worker writes at once."""
+    in_memory = kv_room_gib(resolved, pool) // kv_gib(resolved, pool, pool.context_tokens)
+    return pool.data_parallel * min(pool.sequences, max(0, int(in_memory)))
 
 
 @rule(

@@ -118,7 +118,7 @@ def _rendered(fleet: Fleet) -> str:
     lines = [f"{fleet.service}: generation {fleet.generation}"]
     for pool in fleet.pools:
         spec = pool.spec
-        lines += ["", f"{pool.name}: {pool.workers} x {spec.engine}, {spec.gpus} GPUs each"]
+        lines += ["", f"{pool.name}: {pool.workers} x {spec.engine}, {spec.gpus * spec.nodes} GPUs each"]
         lines += [f"  {name}={value}" for name, value in spec.env.items()]
         lines += [f"  {line}" for line in _flags(spec.argv)]
     gateway = fleet.gateway.model_dump(mode="json", exclude_defaults=True)

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from pulumi_tandem.cli.refusal import Refusal
+from pulumi_tandem.local.paths import read_json
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,20 @@ class Stack:
         return self.name in {stack["name"].rpartition("/")[2] for stack in stacks}
 
     def release_dead_lock(self) -> bool:
-        """Cancel the lock of an update whose process is gone; False where there is none, or it lives."""
-        locks = self._locks()
-        if not locks or any(_is_held(lock) for lock in locks):
-            return False
-        return self.pulumi("cancel", "--yes", "--non-interactive", capture=True).returncode == 0
+        """Cancel the lock of an update whose process is gone; False where there is none.
+
+        Raises:
+            Refusal: somebody else changes the stack. Pulumi would say so too, after we had touched what runs.
+        """
+        holders = [holder for lock in self._locks() if (holder := read_json(lock)) is not None]
+        for holder in holders:
+            if not _is_gone(holder):
+                msg = (
+                    f"stack {self.name} is being changed by process {holder.get('pid')} of {holder.get('hostname')}; "
+                    f"wait until that has ended (if it is gone, `pulumi cancel --stack {self.name}` releases its lock)"
+                )
+                raise Refusal(msg)
+        return bool(holders) and self.pulumi("cancel", "--yes", "--non-interactive", capture=True).returncode == 0
 
     def _locks(self) -> list[Path]:
         backend = os.environ.get("PULUMI_BACKEND_URL", "")
@@ -97,12 +107,9 @@ def find_stack(name: str) -> Stack:
     raise Refusal(msg)
 
 
-def _is_held(lock: Path) -> bool:
-    try:
-        holder = json.loads(lock.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    return holder.get("hostname") != socket.gethostname() or psutil.pid_exists(int(holder.get("pid", 0)))
+def _is_gone(holder: dict[str, Any]) -> bool:
+    """Whether a lock's process was on this machine and has ended."""
+    return holder.get("hostname") == socket.gethostname() and not psutil.pid_exists(int(holder.get("pid", 0)))
 
 
 def _pulumi_path() -> str:

@@ -53,7 +53,10 @@ def call(
         if connection is None:
             if not start:
                 return None
-            connection = _start(paths)
+            try:
+                connection = _start(paths)
+            except OSError as error:
+                raise SupervisorError(paths.told(error)) from None
         with connection, contextlib.suppress(ConnectionError):
             for answer in _answers(connection, {"verb": verb, **arguments}):
                 if "progress" in answer:

@@ -18,6 +18,7 @@ def cluster_only(resolved: Resolved) -> tuple[Finding, ...]:
     }
     for pool in resolved.pools:
         asked[f"{pool.name}.pod"] = pool.pod != Pod()
+        asked[f"{pool.name}.nodes_per_worker"] = pool.nodes_per_worker > 1
         asked[f"{pool.name}.autoscalers"] = bool(pool.autoscalers)
     return tuple(
         RULE.finding(

@@ -37,12 +37,15 @@ class Keeper:
         self.process: Process | None = None
         self.exit_code: int | None = None
         self.deaths = 0
+        self.fault: OSError | None = None
+        """Why the process could not be started the last time; None where it was, or nothing has been tried."""
         self._task: asyncio.Task[None] | None = None
 
     # --- life -----------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to keep the process running."""
+        self.fault = None
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._keep(), name=f"keep {self.entry.name}")
 
@@ -53,8 +56,9 @@ class Keeper:
 
         `wanted` is what the next supervisor reads.
         """
+        self.entry.wanted = wanted
+        self.note()
         self.entry.wanted = "stopped"
-        self.entry.model_copy(update={"wanted": wanted}).save(self.paths)
         self.leave_fleet()
         if self.process and self.process.is_alive:
             self.process.signal(signal.SIGTERM)
@@ -70,6 +74,13 @@ class Keeper:
         self.entry.wanted = wanted
         self.release_ports()
 
+    def note(self) -> None:
+        """Write the entry for the next supervisor, if there is room: a full disk keeps nobody from being stopped."""
+        try:
+            self.entry.save(self.paths)
+        except OSError as error:
+            log.warning("%s: not noted: %s", self.entry.name, self.paths.told(error))
+
     def release_ports(self) -> None:
         """Give the ports back to whoever comes next."""
         if self.block:
@@ -80,22 +91,34 @@ class Keeper:
         restarts = Restarts()
         while self.entry.wanted == "running":
             started_s = time.monotonic()
-            self.process = process.find(self.entry.pid, self.entry.created_s)
-            if self.process is None:
-                await self._clean_up()  # an earlier supervisor may have died between a start and its note
-                self.process = self._spawn()
-            self.join_fleet()
-            self.exit_code = await self.process.wait()
-            self.deaths += 1
-            self.entry.last_failure = self.failure()
+            try:
+                await self._run()
+                self.entry.last_failure = self.failure()
+            except OSError as error:
+                self.fault = error
+                self.entry.last_failure = self.paths.told(error)
             await self._clean_up()
             if self.entry.wanted != "running":
                 return
             restarts = restarts.after_death(time.monotonic() - started_s)
             self.entry.restarts += 1
-            self.entry.save(self.paths)
+            self.note()
             log.warning("%s: %s; again in %.1f s", self.entry.name, self.entry.last_failure, restarts.delay_s)
             await asyncio.sleep(restarts.delay_s)
+
+    async def _run(self) -> None:
+        """The process, found or started, to its end.
+
+        Raises: OSError: it could not be started, for want of space for one.
+        """
+        self.process = process.find(self.entry.pid, self.entry.created_s)
+        if self.process is None:
+            await self._clean_up()  # an earlier supervisor may have died between a start and its note
+            self.process = self._spawn()
+        self.join_fleet()
+        self.fault = None
+        self.exit_code = await self.process.wait()
+        self.deaths += 1
 
     def _spawn(self) -> Process:
         entry = self.entry

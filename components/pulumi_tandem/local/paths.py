@@ -5,6 +5,7 @@ checkouts never meet.
 """
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,12 @@ class StackPaths:
         """The secret that lets the prover address a generation that serves nobody yet; mode 0600."""
         return self.root / "secrets" / f"{service}.proof-token"
 
+    def told(self, error: OSError) -> str:
+        """What failed, for the user; a full disk names no file, and any of the stack's may be the one."""
+        if error.errno in FULL:
+            return f"no space is left in {self.root}, where the stack keeps its files; free some, then run it again"
+        return str(error)
+
     def make(self) -> None:
         """Create the folders, closed to other users."""
         for folder in (
@@ -81,10 +90,14 @@ def write_atomically(path: Path, text: str, mode: int = 0o600) -> None:
     """Replace a file in one step, so that a reader or a crash never sees half of it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    Path(temporary).chmod(mode)
-    Path(temporary).replace(path)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(path)
+    except OSError:
+        Path(temporary).unlink()
+        raise
 
 
 def read_json(path: Path) -> Any:

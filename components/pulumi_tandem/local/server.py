@@ -77,8 +77,10 @@ class Server:
                 work = asyncio.create_task(verb(lambda line: send({"progress": line}), **request))
                 try:
                     send({"result": await asyncio.shield(work)})
-                except (RefusedError, OSError) as error:
+                except RefusedError as error:
                     send({"error": str(error)})
+                except OSError as error:
+                    send({"error": self.supervisor.paths.told(error)})
                 except Exception as error:  # a bug in one verb must not end what owns the engines
                     log.exception("bug in %s", verb.__name__)
                     where = self.supervisor.paths.log

@@ -30,6 +30,7 @@ async def await_worker(keeper: Keeper, spec: WorkerSpec, http: Http, say: Callab
 
     Raises:
         StartFailedError: it died, or was not ready within `spec.start_timeout_s`.
+        OSError: it could not be started.
     """
     entry = keeper.entry
     await _await(
@@ -46,6 +47,7 @@ async def await_gateway(keeper: Keeper, http: Http, say: Callable[[str], None]) 
 
     Raises:
         StartFailedError: it died, or did not answer in time.
+        OSError: it could not be started.
     """
     url = f"http://{keeper.entry.address}:{keeper.entry.first_port}/live"
 
@@ -73,6 +75,8 @@ async def _await(
     deaths, said = keeper.deaths, ""
     while not await is_ready():
         now_s = time.monotonic()
+        if keeper.fault:
+            raise keeper.fault
         if keeper.deaths > deaths:
             raise StartFailedError(_story(keeper, f"{what} ended while it was starting"))
         if now_s - started_s > timeout_s:

@@ -88,17 +88,18 @@ class Supervisor:
             if keeper is None:
                 keeper = self.keepers[name] = Keeper(self.paths, wanted)
             keeper.entry.wanted = "running"
-            if keeper.block is None:
-                keeper.block = self._ports_for(keeper.entry)
-            keeper.entry.save(self.paths)
-            keeper.start()
             try:
+                if keeper.block is None:
+                    keeper.block = self._ports_for(keeper.entry)
+                keeper.entry.save(self.paths)
+                keeper.start()
                 await await_worker(keeper, worker, self.http, say)
-            except StartFailedError as error:
+            except (StartFailedError, OSError) as error:
                 await keeper.stop(worker.stop_timeout_s)
                 if is_new:
                     self._forget(keeper)
-                raise RefusedError(f"{error}\n{name} was stopped and removed; nothing of it is left running") from None
+                why = self.paths.told(error) if isinstance(error, OSError) else error
+                raise RefusedError(f"{why}\n{name} was stopped and removed; nothing of it is left running") from None
             return self._describe(keeper)
 
     async def do_start_gateway(self, say: Say, *, entry: dict[str, Any]) -> dict[str, Any]:
@@ -153,7 +154,7 @@ class Supervisor:
         await keeper.stop(0.0)
         if before:
             before.block, keeper.block = keeper.block or before.block, None
-            before.entry.save(self.paths)
+            before.note()
         else:
             self._forget(keeper)
 

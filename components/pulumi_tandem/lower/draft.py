@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pulumi_tandem.check.asked import gpus_per_pod
 from pulumi_tandem.resolve import Resolved, ResolvedPool
 from tandem_worker.contract import WorkerSpec
 
@@ -27,7 +28,7 @@ def draft(resolved: Resolved, pool: ResolvedPool, **own: Any) -> WorkerSpec:  # 
         pair_key="",
         model_path=pool.model_path,
         served_names=resolved.served_names,
-        gpus=pool.gpus_per_worker,
+        gpus=gpus_per_pod(pool),
         gpu_memory_gib=pool.gpu.memory_gib,
         memory_gib=pool.host_memory_gib,
         kv_transport=resolved.transfer.transport,

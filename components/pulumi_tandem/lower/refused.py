@@ -47,11 +47,14 @@ def _vllm(resolved: Resolved, pool: ResolvedPool) -> Iterator[Breach]:
 
 
 def _tensorrt_llm(pool: ResolvedPool) -> Iterator[Breach]:
-    several = {"data_parallel": pool.data_parallel, "nodes_per_worker": pool.nodes_per_worker}
-    for field, number in several.items():
-        if number > 1:
-            message = f"{field} is {number} with TensorRT-LLM"
-            yield Breach(path=field, message=message, fix=f"use {field}=1, and more workers")
+    if pool.data_parallel > 1:
+        message = f"data_parallel is {pool.data_parallel} with TensorRT-LLM"
+        yield Breach(path="data_parallel", message=message, fix="use data_parallel=1, and more workers")
+    spaced = [word for word in pool.extra_args if len(word.split()) != 1]
+    if spaced and pool.nodes_per_worker > 1:
+        # trtllm-llmapi-launch runs its arguments as unquoted words of a shell.
+        message = f"over several machines {spaced[0]!r} would fall apart at its white space"
+        yield Breach(path="extra_args", message=message, fix="write it without white space")
     transceiver = (pool.tensorrt_llm.transceiver if pool.tensorrt_llm else None) or ""
     if transceiver.upper() in {"MPI", "MOONCAKE"}:
         message = f"the transceiver is {transceiver}"

@@ -4,6 +4,10 @@
 are those of `TorchLlmArgs` (llmapi/llm_args.py). A server's role is no flag of ours: `--server_role` registers with a
 metadata server or a disaggregated cluster, and here the gateway says with each request what it is for.
 Source: TensorRT-LLM 1.2's documentation (disaggregated serving, trtllm-serve) and its repository.
+
+Over several machines the server is one MPI job with a rank for each GPU: rank 0 has the HTTP server, all others are
+workers (`trtllm-llmapi-launch`). `mpirun` runs on the first machine; the others start Open MPI's daemon, which they
+fetch from there (`tandem_worker.agent.launch`).
 """
 
 import json
@@ -18,6 +22,9 @@ from tandem_worker.contract import Port, WorkerSpec
 TRANSFER_PORTS = 64
 """Listening ports for UCX of one worker: each rank of a server has a transfer agent of its own."""
 CONFIG = "config.yaml"
+RANK_PORTS = 2
+"""Ports for each rank's connections to the others, twice as many as they open: those of a group that was killed may
+take a minute to be free again."""
 PERF_METRICS_REQUESTS = 4096
 """Requests whose timings the server keeps until the agent asks, every two seconds."""
 
@@ -27,12 +34,17 @@ def worker(resolved: Resolved, pool: ResolvedPool) -> WorkerSpec:
     ports = (Port(name="http"), Port(name="agent"))
     if resolved.disaggregated:
         ports += (Port(name="transfer", count=TRANSFER_PORTS),)
+    several = pool.nodes_per_worker > 1
+    if several:
+        ports += (Port(name="group"), Port(name="ranks", count=_rank_ports(pool)))
     return draft(
         resolved,
         pool,
         dialect="trtllm-disagg",
         engine=f"tensorrt-llm {pool.engine.version}",
-        argv=_argv(pool),
+        argv=(*_mpirun(pool), *_argv(pool)) if several else _argv(pool),
+        nodes=pool.nodes_per_worker,
+        follower_argv=_JOIN if several else (),
         env=_env(resolved, pool),
         files={CONFIG: json.dumps(_config(resolved, pool), indent=2, sort_keys=True) + "\n"},
         ports=ports,
@@ -47,6 +59,63 @@ def _argv(pool: ResolvedPool) -> tuple[str, ...]:
         *("--config", "$(TANDEM_FILE_CONFIG_YAML)"),
         *pool.extra_args,
     )
+
+
+_JOIN = (
+    *("tandem-worker", "join", "--leader-address", "$(TANDEM_LEADER_ADDRESS)"),
+    *("--agent-port", "$(TANDEM_PORT_AGENT)", "--node-rank", "$(TANDEM_NODE_RANK)"),
+)
+"""What machines after the first run, until they know what `mpirun` wants of them."""
+_LAUNCH = {
+    "plm_rsh_agent": "tandem-worker launch $(TANDEM_LAUNCH_DIR)",
+    "plm_rsh_no_tree_spawn": "1",  # all daemons are asked for on the first machine, not by each other
+    "plm_rsh_pass_environ_mca_params": "0",  # each machine has its own environment, from its own agent
+    "orte_leave_session_attached": "1",  # the daemon stays in the foreground, where its agent sees it end
+}
+"""Parameters of `mpirun` alone. Source: `ompi_info --all` of Open MPI 4.1.4."""
+
+
+def _mpirun(pool: ResolvedPool) -> tuple[str, ...]:
+    """As many ranks as the engine's parallelism has, which waits for no other number, dealt out evenly.
+
+    They are not bound to cores, since the engine places its own threads. The names of the other machines are only
+    handed back, to `tandem-worker launch`.
+    """
+    ranks = _ranks_per_node(pool)
+    hosts = ["localhost", *(f"node-{number}" for number in range(1, pool.nodes_per_worker))]
+    return (
+        *("mpirun", "-n", str(pool.ranks), "-H", ",".join(f"{host}:{ranks}" for host in hosts)),
+        *("--bind-to", "none"),
+        *(word for name, value in _LAUNCH.items() for word in ("--mca", name, value)),
+        "trtllm-llmapi-launch",
+    )
+
+
+def _ranks_per_node(pool: ResolvedPool) -> int:
+    return -(-pool.ranks // pool.nodes_per_worker)
+
+
+def _rank_ports(pool: ResolvedPool) -> int:
+    return RANK_PORTS * _ranks_per_node(pool)
+
+
+def _mpi_env(pool: ResolvedPool) -> dict[str, str]:
+    """Messages between ranks go over TCP, at ports that a policy can name; tensors go over NCCL.
+
+    The daemons' own connections are at `group`. `vader` copies by shared memory alone: reading another process's
+    memory (CMA) takes a right that containers may lack (open-mpi/ompi#4948). A pool's own environment may set all of
+    these otherwise.
+    """
+    return {
+        "OMPI_MCA_pml": "ob1",
+        "OMPI_MCA_btl": "self,vader,tcp",
+        "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
+        "OMPI_MCA_oob_tcp_dynamic_ipv4_ports": "$(TANDEM_PORT_GROUP)",
+        "OMPI_MCA_btl_tcp_port_min_v4": "$(TANDEM_PORT_RANKS)",
+        "OMPI_MCA_btl_tcp_port_range_v4": str(_rank_ports(pool)),
+        "OMPI_MCA_btl_tcp_port_min_v6": "$(TANDEM_PORT_RANKS)",
+        "OMPI_MCA_btl_tcp_port_range_v6": str(_rank_ports(pool)),
+    }
 
 
 def _config(resolved: Resolved, pool: ResolvedPool) -> dict[str, Any]:
@@ -126,7 +195,8 @@ def _env(resolved: Resolved, pool: ResolvedPool) -> dict[str, str]:
         env["HF_HUB_OFFLINE"] = "1"
     if resolved.disaggregated:
         env |= _transfer_env(resolved)
-    return dict(sorted({**dict(pool.env), **env}.items()))
+    given = (_mpi_env(pool) if pool.nodes_per_worker > 1 else {}) | dict(pool.env)
+    return dict(sorted({**given, **env}.items()))
 
 
 def _transfer_env(resolved: Resolved) -> dict[str, str]:

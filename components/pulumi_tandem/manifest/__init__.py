@@ -100,7 +100,8 @@ def manifests(
     proved, so a change of theirs is a new one. `transforms` change single objects by their keys; each gets the manifest
     and gives the one to use.
 
-    Raises UnknownChild when a transform is for an object that the service does not have.
+    Raises UnknownChild when a transform is for an object that the service does not have, DeclarationError when weights
+    are mounted where no worker looks for them.
     """
     given = dict(transforms or {})
     draft = _of_pools(resolved, fleet, setting)
@@ -116,7 +117,7 @@ def manifests(
     children = [
         *of_access(fleet, scope),
         *of_network(resolved, scope),
-        *of_weights(resolved.pools[0].model_path, scope, setting),
+        *of_weights(resolved, scope, setting),
         *_of_pools(resolved, fleet, setting),
         *of_gateway(fleet, scope, setting),
         *of_prover(resolved, fleet, workloads, scope, setting),

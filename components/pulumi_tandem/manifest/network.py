@@ -29,7 +29,7 @@ def of_network(resolved: Resolved, scope: Scope) -> list[Child]:
         {pool.pod.ports.get("agent", PORTS["agent"] + step * index) for index, pool in enumerate(resolved.pools)}
     )
     return [
-        _policy(
+        policy(
             scope,
             "worker",
             ingress=[
@@ -38,7 +38,7 @@ def of_network(resolved: Resolved, scope: Scope) -> list[Child]:
             ],
             egress=[{"to": [workers]}, _DNS, *([_HTTPS] if fetches else [])],
         ),
-        _policy(
+        policy(
             scope,
             "gateway",
             ingress=[
@@ -47,7 +47,7 @@ def of_network(resolved: Resolved, scope: Scope) -> list[Child]:
             ],
             egress=[{"to": [workers, gateways, fronts]}, _DNS, _HTTPS],
         ),
-        _policy(scope, "prover", ingress=[], egress=[{"to": [workers, gateways, fronts]}, _DNS, _HTTPS]),
+        policy(scope, "prover", ingress=[], egress=[{"to": [workers, gateways, fronts]}, _DNS, _HTTPS]),
     ]
 
 
@@ -55,7 +55,7 @@ def of_front_network(scope: Scope, services: Sequence[Scope]) -> Child:
     """The policy of pods in front of several services: what those of the gateways of each allow."""
     workers = [_pods(service, "worker") for service in services]
     peers = [peer for service in services for peer in (_pods(service, "gateway"), _fronts(service))]
-    return _policy(
+    return policy(
         scope,
         "front",
         ingress=[{"ports": [{"protocol": "TCP", "port": HTTP_PORT}]}, {"from": peers, "ports": _SCALE}],
@@ -71,7 +71,8 @@ def _pods(scope: Scope, component: str) -> dict[str, Any]:
     return {"podSelector": {"matchLabels": scope.selector(component)}}
 
 
-def _policy(scope: Scope, component: str, *, ingress: list[Any], egress: list[Any]) -> Child:
+def policy(scope: Scope, component: str, *, ingress: list[Any], egress: list[Any]) -> Child:
+    """What pods of a component take, and where they go."""
     head = Head(
         api="networking.k8s.io/v1", kind="NetworkPolicy", name=scope.of(component), labels=scope.labels(component)
     )

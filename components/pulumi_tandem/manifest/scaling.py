@@ -115,7 +115,7 @@ def _plain(order: _Order, scope: Scope, _: Setting) -> dict[str, Any]:
         held = {"type": kind, kind[0].lower() + kind[1:]: target}
         return {"type": "External", "external": {"metric": found, "target": held}}
 
-    metrics = [metric(name, "Value", f"{math.ceil(target * 1000)}m") for name, target in order.figures]
+    metrics = [metric(name, "Value", _quantity(target)) for name, target in order.figures]
     if order.floor is not None:
         metrics.append(metric(order.floor, "AverageValue", "1"))
     spec = {
@@ -126,6 +126,15 @@ def _plain(order: _Order, scope: Scope, _: Setting) -> dict[str, Any]:
         "metrics": metrics,
     }
     return _head(order.workload, scope, "autoscaling/v2", "HorizontalPodAutoscaler").manifest(scope, spec=spec)
+
+
+def _quantity(number: float) -> str:
+    """As the API server writes it back: of two ways to say the same, one would be a change at every preview.
+
+    Source: Kubernetes, apimachinery, resource.Quantity, "canonical form".
+    """
+    thousandths = math.ceil(number * 1000)
+    return f"{thousandths}m" if thousandths % 1000 else str(thousandths // 1000)
 
 
 def _target(workload: Workload) -> dict[str, str]:

@@ -90,20 +90,19 @@ class ImageVolume:
 class Download:
     """Weights that one Job fetches once into a claim, before any worker starts.
 
-    The Job is named after what it fetches: another source or revision is another Job, and a claim that has it already
-    is left as it is.
+    The Job is named after what it fetches: another source or another `Model.path` is another Job. What is in the folder
+    already is not fetched again, whichever service fetched it; other weights there are refused, not overwritten, since
+    workers may read them. The claim is yours: nothing removes what lies in it.
     """
 
     source: str
-    """`hf://ORGANISATION/MODEL[@REVISION]`, or what the command of `image` understands: `s3://...`, `gs://...`."""
+    """`hf://ORGANISATION/MODEL[@REVISION]`, `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `az://ACCOUNT/CONTAINER/PREFIX`.
+    A branch is what it was when it was fetched first."""
     into: Claim
     """The claim must be writable by many pods, or lie on one machine."""
-    image: str | None = None
-    """Default: the worker's, which has the hub's client and no object storage client."""
-    command: tuple[str, ...] = ()
-    """Default: the hub's client for `hf://`. `$(SOURCE)` and `$(TARGET)` stand for source and folder."""
     secret: Name | None = None
-    """Secret whose keys become environment variables: AWS_ACCESS_KEY_ID, HF_TOKEN. Default: none."""
+    """Secret whose keys become environment variables: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL,
+    HF_ENDPOINT. Default: none. The hub's token is the service's `token_secret`."""
     service_account: Name | None = None
     """An account with an identity of the cloud (IRSA, workload identity). Default: none."""
 

@@ -19,7 +19,7 @@ from pulumi_tandem.manifest.naming import SPEC_DIR, Scope
 from pulumi_tandem.manifest.setting import MODEL_DIR, Claim, Download, HostPath, ImageVolume, Setting
 from pulumi_tandem.resolve import Resolved, ResolvedPool
 
-PORTS = {"http": 8000, "agent": 8001, "group": 13345, "side_channel": 5600, "transfer": 20000}
+PORTS = {"http": 8000, "agent": 8001, "group": 13345, "ranks": 13400, "side_channel": 5600, "transfer": 20000}
 """First number of each named run of ports, in a pod's own network; the second container's are `PORT_STEP` higher."""
 KV_RUNS = ("side_channel", "transfer")
 """The runs over which KV, or word of it, goes from worker to worker."""
@@ -261,7 +261,7 @@ def _host_volumes(parts: Sequence[Part]) -> list[dict[str, Any]]:
 
 def _scheduling(resolved: Resolved, parts: Sequence[Part], scope: Scope) -> dict[str, Any]:
     pool = parts[0].pool
-    fields: dict[str, Any] = {"tolerations": _tolerations(pool)}
+    fields: dict[str, Any] = {"tolerations": tolerations(pool)}
     selector = _node_selector(pool.nodes)
     if pool.pod.node is not None:
         selector["kubernetes.io/hostname"] = pool.pod.node
@@ -288,7 +288,8 @@ def _node_selector(nodes: Nodes | None) -> dict[str, str]:
     return {"node.kubernetes.io/instance-type": nodes.declared.instance_type}
 
 
-def _tolerations(pool: ResolvedPool) -> list[dict[str, Any]]:
+def tolerations(pool: ResolvedPool) -> list[dict[str, Any]]:
+    """Taints that the pool's pods put up with."""
     if pool.pod.tolerations is not None:
         given = pool.pod.tolerations
     else:

@@ -87,6 +87,10 @@ class Asked:
     session: int
     beginning: int
     beginning_tokens: int
+    held_tokens: Sequence[int] = ()
+    """What each prefill worker's cache has of the prompt now: no front door knows it, but one that engines tell."""
+    cached_and_read: Sequence[tuple[int, int]] = ()
+    """Tokens of all prompts up to now that each prefill worker had in its cache, and that it read: its own counters."""
 
 
 class Pairing(Protocol):
@@ -96,8 +100,8 @@ class Pairing(Protocol):
         """The numbers of the workers that read and answer; None: the second one does both."""
         ...
 
-    def read(self, index: int, now_s: float, /) -> None:
-        """The prompt of that request has been read for another worker."""
+    def read(self, index: int, now_s: float, /) -> int:
+        """The prompt of that request has been read for another worker; tells which one, the one chosen or any other."""
         ...
 
     def over(self, index: int, now_s: float, /) -> None:

@@ -170,6 +170,8 @@ class Simulation:
             session=request.session,
             beginning=request.beginning,
             beginning_tokens=request.beginning_tokens,
+            held_tokens=[engine.cache.held_tokens(request) for engine in self.pools[0].engines],
+            cached_and_read=[(each.hit_tokens, each.prompt_tokens - each.hit_tokens) for each in self.pools[0].engines],
         )
         reads, answers = pairing.choose(asked, self.now_s)
         return None if reads is None else self.pools[0].engines[reads], self._decode.engines[answers]
@@ -241,11 +243,14 @@ class Simulation:
     def _hand_off(self, request: Request) -> None:
         """A prompt is read: the decode worker may fetch it, or another one if that takes no requests any more."""
         request.hands_off = False
-        if self._pairing:
-            self._pairing.read(request.index, self.now_s)
         decode = request.decode
         assert decode is not None, "a hand-off has two ends"
-        if decode.state != "ready" and (other := self._writer()):
+        other = None
+        if self._pairing:
+            other = self._decode.engines[self._pairing.read(request.index, self.now_s)]
+        elif decode.state != "ready":
+            other = self._writer()
+        if other is not None and other is not decode:
             self._charge(decode, request, -1)
             request.decode = decode = other
             self._charge(decode, request, 1)

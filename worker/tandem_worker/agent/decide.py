@@ -15,7 +15,8 @@ from tandem_worker.contract import WorkerSpec
 
 DEAD_HEALTH_S = 5.0
 """An engine that answers its health check with 503 this long has lost its core: vLLM says 503 for
-nothing else (EngineDeadError), and may linger for some seconds before its API server ends."""
+nothing else (EngineDeadError), and may linger for some seconds before its API server ends. One where
+nobody listens any more has lost its server: under `mpirun` the rest of TensorRT-LLM outlives it."""
 
 STALL_S = 15.0
 """Running requests without a model step for this long mean a stopped core. A step is one chunk of
@@ -61,6 +62,20 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What gateways hear of an engine with its readiness, as its metrics last had it; None: it says nothing of that."""
+
+    kv_share: float | None = None
+    """Share of the memory for KV that is taken."""
+    kv_tokens: int | None = None
+    """Tokens that the memory for KV has room for."""
+    prompt_tokens_cached: int | None = None
+    """Tokens of prompts that were in its own cache, since it started."""
+    prompt_tokens_read: int | None = None
+    """Those that it has computed."""
+
+
+@dataclass(frozen=True)
 class State:
     """Everything that a decision depends on besides the event and the time."""
 
@@ -71,13 +86,12 @@ class State:
     unwell: str | None = None
     """Why the engine cannot take requests at the moment, though it has not ended; None when it can."""
     refusing_since_s: float | None = None
-    """Since when the engine has answered its health check with an error."""
+    """Since when the engine has answered its health check with an error, or nobody has listened."""
     steps: tuple[int, float] = (-1, 0.0)
     """The last count of model steps, and when it last moved, or could not be expected to."""
     stalled: str | None = None
     """Why the engine counts as stalled though it answers; None when it makes steps or has nothing to do."""
-    kv_share: float | None = None
-    """Share of the memory for KV that was taken at the last reading; None: not told."""
+    told: Told = Told()
     start_seconds: float | None = None
     """From the agent's start of the engine to its first good health check."""
     kill_at_s: float = 0.0
@@ -106,10 +120,11 @@ class Healthy:
 
 @dataclass(frozen=True)
 class Unwell:
-    """The engine does not answer, or answers with an error (`refusing`), or a process of it is stopped."""
+    """The engine does not answer, or a process of it is stopped."""
 
     why: str
     refusing: bool = False
+    """Whether it answers with an error, or nobody listens any more."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +136,7 @@ class Load:
     steps: int
     taken_s: float
     """When it was asked for, so that an answer from before the settling time does not end a drain."""
-    kv_share: float | None = None
+    told: Told = Told()
 
 
 @dataclass(frozen=True)
@@ -278,7 +293,7 @@ def _on_load(state: State, event: Load, now_s: float) -> Decision:
         state,
         steps=(event.steps, moved_s),
         stalled=why if still_s >= STALL_S else None,
-        kv_share=event.kv_share,
+        told=event.told,
     )
     idle = event.running == 0 and event.waiting == 0
     settled = event.taken_s >= state.since_s + state.limits.settle_s
@@ -299,7 +314,7 @@ def _on_time(state: State, now_s: float) -> Decision:
             why = f"the engine was not ready within {limits.start_timeout_s:g} s"
             return _exit(state, Exit.START_FAILED, why, now_s)
         case Stage.READY:
-            why = f"the engine has reported itself dead for {DEAD_HEALTH_S:g} s: {state.unwell}"
+            why = f"the engine has been dead for {DEAD_HEALTH_S:g} s: {state.unwell}"
             return _exit(state, Exit.ENGINE_DIED, why, now_s)
         case Stage.DRAINING:
             why = f"requests were still running {limits.drain_timeout_s:g} s after the drain began"

@@ -1,9 +1,10 @@
-"""The agent's own HTTP: /live /ready /factors /metrics and POST /drain."""
+"""The agent's own HTTP: /live /ready /factors /metrics, /launch/NODE on the first of several machines, POST /drain."""
 
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 
 from aiohttp import web
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -30,6 +31,8 @@ class View:
     numbers: Callable[[], Awaitable[EngineNumbers | None]]
     transports: Callable[[], Iterable[Transport]]
     drain: Callable[[], None]
+    launched: Callable[[int], Sequence[str] | None]
+    """What `mpirun` wants started on another machine of this worker; see `tandem_worker.agent.launch`."""
 
 
 @dataclass(frozen=True, eq=False)  # a registry keeps collectors by identity
@@ -69,7 +72,8 @@ def application(view: View) -> web.Application:
     async def ready(_: web.Request) -> web.Response:
         state = view.state()
         reason = state.not_ready_because
-        body = {"ready": reason is None, "stage": state.stage.value, "reason": reason, "kv_share": state.kv_share}
+        body = {"ready": reason is None, "stage": state.stage.value, "reason": reason}
+        body |= asdict(state.told)
         return web.json_response(body, status=200 if reason is None else 503)
 
     async def factors(_: web.Request) -> web.Response:
@@ -111,9 +115,18 @@ def application(view: View) -> web.Application:
             web.get("/factors", factors),
             web.get("/metrics", metrics),
             web.post("/drain", drain),
+            web.get(r"/launch/{node:\d{1,4}}", partial(_launched, view)),
         ]
     )
     return app
+
+
+async def _launched(view: View, request: web.Request) -> web.Response:
+    node = int(request.match_info["node"])
+    words = view.launched(node)
+    if words is None:
+        return web.json_response({"error": f"mpirun has not asked for machine {node}"}, status=404)
+    return web.json_response(list(words))
 
 
 def may_drain(peer: str | None, headers: Mapping[str, str], token: str | None) -> bool:

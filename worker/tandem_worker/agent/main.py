@@ -93,6 +93,7 @@ def _worker(options: argparse.Namespace, stack: ExitStack) -> Worker:
         options.leader_address,
         options.node_rank,
         _files(spec, stack),
+        _launch_dir(spec, stack),
     )
     command = place_command(spec, place)
     instance = os.environ.get(MARKER) or str(uuid.uuid4())
@@ -108,6 +109,17 @@ def _files(spec: WorkerSpec, stack: ExitStack) -> dict[str, str]:
         return write_files(spec, Path(stack.enter_context(TemporaryDirectory(prefix="tandem-"))))
     except OSError as error:
         msg = f"the spec's files cannot be written: {error.strerror}; mount a writable folder at /tmp or set TMPDIR"
+        raise SpecError(msg) from error
+
+
+def _launch_dir(spec: WorkerSpec, stack: ExitStack) -> str:
+    """Where a worker over several machines keeps what the others are to start; likewise."""
+    if spec.nodes == 1:
+        return ""
+    try:
+        return stack.enter_context(TemporaryDirectory(prefix="tandem-"))
+    except OSError as error:
+        msg = f"no folder can be made: {error.strerror}; mount a writable one at /tmp or set TMPDIR"
         raise SpecError(msg) from error
 
 

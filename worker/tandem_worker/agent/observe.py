@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from errno import ECONNREFUSED
 from typing import Final, Protocol
 
 import aiohttp
@@ -92,6 +93,9 @@ class EngineClient:
                 return Unwell(f"the engine answers /health with {response.status}", refusing=response.status == 503)
         except TimeoutError:
             return Unwell(f"the engine has not answered /health for {HEALTH_TIMEOUT_S:g} s")
+        except aiohttp.ClientConnectorError as error:
+            # Nobody listens any more. Under mpirun the server is no child of the agent, and others outlive it.
+            return Unwell(f"the engine does not answer /health: {error}", refusing=error.errno == ECONNREFUSED)
         except aiohttp.ClientError as error:
             return Unwell(f"the engine does not answer /health: {error}")
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import aiohttp
 from aiohttp import web
@@ -14,11 +15,13 @@ from aiohttp import web
 from tandem_worker.agent import decide
 from tandem_worker.agent.decide import Action, Event, Exit, Stage, State
 from tandem_worker.agent.endpoints import View, application
+from tandem_worker.agent.launch import joins, launched, waits
 from tandem_worker.agent.observe import HEALTH_PERIOD_S, METERS, EngineClient, Tree
 from tandem_worker.agent.processes import Engine, start_engine
 from tandem_worker.agent.spec import Command, Place
 from tandem_worker.agent.transport import UcxTables, allowed_transport, transports
 from tandem_worker.contract import WorkerSpec
+from tandem_worker.dialects.vllm_metrics import EngineNumbers
 from tandem_worker.dialects.vllm_output import has_one_core, says_work_is_done
 from tandem_worker.tree import end_tree
 
@@ -63,6 +66,7 @@ class Shell:
         self._ucx = UcxTables()
         self._allowed = allowed_transport(worker.command.argv, worker.environment)
         self._one_core = has_one_core(worker.command.argv)
+        self._waits = waits(worker.command.argv)
         self._stage_changed = asyncio.Event()
         self._drain_signals = 0
 
@@ -106,6 +110,7 @@ class Shell:
             numbers=client.numbers,
             transports=lambda: transports(self._ucx.seen, self._allowed),
             drain=lambda: self._events.put_nowait(decide.DrainAsked()),
+            launched=lambda node: launched(Path(worker.place.launch_dir), node) if worker.place.launch_dir else None,
         )
         runner = web.AppRunner(
             application(view),
@@ -127,6 +132,7 @@ class Shell:
 
     def _on_line(self, line: str) -> None:
         self._ucx.take(line)
+        self._waits = self._waits and not joins(line)
         if self._one_core and says_work_is_done(line):
             self._events.put_nowait(decide.WorkDone())
 
@@ -186,6 +192,8 @@ class Shell:
 
     async def _health(self, client: EngineClient) -> decide.Healthy | decide.Unwell:
         """Machines after a worker's first have no HTTP server: there an engine that runs is well."""
+        if self._waits:
+            return decide.Unwell("the engine waits for the worker's first machine")
         return decide.Healthy() if self._follower else await client.health()
 
     async def _watch_load(self, client: EngineClient) -> None:
@@ -198,13 +206,22 @@ class Shell:
             numbers = await client.numbers()
             if numbers is not None:
                 running, waiting = numbers.requests_running, numbers.requests_waiting
-                load = decide.Load(running, waiting, numbers.steps_count, taken_s, numbers.kv_share)
+                load = decide.Load(running, waiting, numbers.steps_count, taken_s, _told(numbers))
                 self._events.put_nowait(load)
 
     async def _wait_stage_changed(self, timeout_s: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stage_changed.wait(), timeout_s)
         self._stage_changed.clear()
+
+
+def _told(numbers: EngineNumbers) -> decide.Told:
+    return decide.Told(
+        kv_share=numbers.kv_share,
+        kv_tokens=numbers.kv_tokens,
+        prompt_tokens_cached=numbers.prompt_tokens.get("local_cache_hit"),
+        prompt_tokens_read=numbers.prompt_tokens.get("local_compute"),
+    )
 
 
 def _log_change(name: str, before: State, after: State) -> None:

@@ -43,6 +43,8 @@ class Place:
     """Number of this machine within its worker; 0 leads."""
     files: Mapping[str, str] = field(default_factory=dict[str, str])
     """Path of each of the spec's files."""
+    launch_dir: str = ""
+    """Where `mpirun` leaves what the other machines are to start; empty: this is the only one."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def _values(spec: WorkerSpec, place: Place) -> dict[str, str]:
         values["TANDEM_LEADER_ADDRESS"] = place.leader_address
         values["TANDEM_NODE_RANK"] = str(place.node_rank)
         values["TANDEM_FIRST_RANK"] = str(place.node_rank * spec.ranks_per_node)
+        values["TANDEM_LAUNCH_DIR"] = place.launch_dir
     values |= {_key("TANDEM_FILE_", name): path for name, path in place.files.items()}
     for name, numbers in ports_of(spec, place).items():
         key = _key("TANDEM_PORT_", name)

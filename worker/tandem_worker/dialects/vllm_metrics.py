@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 _RUNNING = "vllm:num_requests_running"
 _WAITING = "vllm:num_requests_waiting"
 _KV_USED = "vllm:kv_cache_usage_perc"
+_KV_ROOM = "vllm:cache_config_info"
 _TRANSFER_SECONDS = "vllm:nixl_xfer_time_seconds"
 _TRANSFER_BYTES = "vllm:nixl_bytes_transferred"
 _FAILED = "vllm:nixl_num_failed_transfers_total"
@@ -25,6 +26,7 @@ _WANTED = (
     f"{_RUNNING}{{",
     f"{_WAITING}{{",
     f"{_KV_USED}{{",
+    f"{_KV_ROOM}{{",
     f"{_TRANSFER_SECONDS}_sum",
     f"{_TRANSFER_SECONDS}_count",
     f"{_TRANSFER_BYTES}_sum",
@@ -44,6 +46,8 @@ class EngineNumbers:
     requests_waiting: int = 0
     kv_share: float | None = None
     """Share of the memory for KV that running requests take; of several cores the fullest. None: not told."""
+    kv_tokens: int | None = None
+    """Tokens that the memory for KV has room for, over all cores. None: not told."""
     kv_transfers_count: int = 0
     kv_bytes: int = 0
     kv_seconds: float = 0.0
@@ -80,6 +84,7 @@ def read_metrics(text: str) -> EngineNumbers:
     totals: dict[str, float] = {}
     by_source: dict[str, int] = {}
     kv_shares: list[float] = []
+    kv_tokens = 0
     for family in text_string_to_metric_families(wanted):
         for sample in family.samples:
             if not math.isfinite(sample.value):
@@ -87,6 +92,10 @@ def read_metrics(text: str) -> EngineNumbers:
             totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
             if sample.name == _KV_USED:
                 kv_shares.append(sample.value)
+            if sample.name == _KV_ROOM:
+                # Every core's line has what one core has room for (v1/engine/core_client.py, kv_cache_size_tokens).
+                room = sample.labels.get("kv_cache_size_tokens", "")
+                kv_tokens += int(room) if room.isdigit() else 0
             if sample.name == _PROMPT_BY_SOURCE:
                 source = sample.labels.get("source", "")
                 by_source[source] = by_source.get(source, 0) + int(sample.value)
@@ -98,6 +107,7 @@ def read_metrics(text: str) -> EngineNumbers:
         requests_running=count(_RUNNING),
         requests_waiting=count(_WAITING),
         kv_share=max(kv_shares, default=None),
+        kv_tokens=kv_tokens or None,
         kv_transfers_count=count(f"{_TRANSFER_SECONDS}_count"),
         kv_bytes=count(f"{_TRANSFER_BYTES}_sum"),
         kv_seconds=totals.get(f"{_TRANSFER_SECONDS}_sum", 0.0),

@@ -6,6 +6,9 @@ from math import log
 HALF_LIFE_S = 60.0
 """After so long, what was measured counts half: loads and prompts change."""
 
+USUAL_S = 10.0
+"""What was measured in less time than this says less of a worker than what is usual: its first prompts are slow."""
+
 
 @dataclass(slots=True)
 class Meter:
@@ -48,6 +51,14 @@ class Meter:
     def rate(self) -> float:
         """Work per second while there is any, as last measured; 0 while none was."""
         return self.done / self.busy_s if self.busy_s else 0.0
+
+    def rate_beside(self, usual: float) -> float:
+        """The rate, as far as it was measured; the usual one of others counts as much as `USUAL_S` of measuring.
+
+        So a worker that was slow once is tried again when that is long ago: while it gets no work, nothing else would
+        say that it is not slow any more.
+        """
+        return (self.done + usual * USUAL_S) / (self.busy_s + USUAL_S)
 
     def _pass(self, now_s: float) -> None:
         passed_s = 0.0 if self.seen_s is None else max(0.0, now_s - self.seen_s)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from tandem_worker.contract import FLEXIBLE_POOL, Phase, WorkerRecord
 from tandem_worker.gateway.backlog import Meter
-from tandem_worker.gateway.prefix import History, Prompt
+from tandem_worker.gateway.hearsay import Hearsay
+from tandem_worker.gateway.prefix import BYTES_PER_TOKEN, History, Prompt
 from tandem_worker.gateway.roles import Roles, Seen, decide
 
 SUSPICION_S = (0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -48,6 +49,8 @@ class Worker:
     """The phase that a flexible worker takes now; None: the one it was made for."""
     kv_share: float = 0.0
     """Share of its memory for KV that is taken, as its agent last said."""
+    kv_tokens: int | None = None
+    """Tokens that it has room for, as its agent last said; None: not told."""
     running_then: int = 0
     """What ran here of this gateway's when the agent said so."""
 
@@ -82,7 +85,10 @@ class Fleet:
         self.served_names: dict[str, tuple[str, ...]] = {}
         """Model names that the workers of each generation know: a new name serves when its generation does."""
         self.history = History()
+        self.hearsay = Hearsay()
         self.roles = Roles()
+        self.gateways = 1
+        """How many gateways send requests to these workers, this one among them."""
         self._turn = 0
 
     def __iter__(self) -> Iterator[Worker]:
@@ -103,6 +109,7 @@ class Fleet:
         for name in [name for name in self.workers if name not in found]:
             del self.workers[name]
             self.history.forget(name)
+            self.hearsay.forget(name)
             changed = True
         for name, record in found.items():
             known = self.workers.get(name)
@@ -129,6 +136,7 @@ class Fleet:
         if worker is None:
             return False
         was_ready = worker.ready
+        worker.prompts.now(now_s)  # what was measured of it fades while it has nothing to do
         worker.answering = good
         worker.draining = draining
         if not good:
@@ -169,10 +177,13 @@ class Fleet:
             worker.failures = 0
             worker.errors = 0
 
-    def loaded(self, name: str, kv_share: float) -> None:
-        """A worker's agent said how full its memory for KV is."""
+    def loaded(self, name: str, kv_share: float | None, kv_tokens: int | None = None) -> None:
+        """A worker's agent said how full its memory for KV is, and how large; None: it did not say."""
         worker = self.workers.get(name)
-        if worker is not None and kv_share != worker.kv_share:  # else it is the same reading, told again
+        if worker is None:
+            return
+        worker.kv_tokens = kv_tokens or worker.kv_tokens
+        if kv_share is not None and kv_share != worker.kv_share:  # else it is the same reading, told again
             worker.kv_share = kv_share
             worker.running_then = worker.running
 
@@ -197,6 +208,24 @@ class Fleet:
                 worker.prompts.end(unread_bytes, now_s, finished=finished)
             else:
                 worker.decodes = max(0, worker.decodes - 1)
+
+    def read(self, name: str, cached_tokens: int, read_tokens: int, now_s: float) -> None:
+        """A worker's agent said how many tokens of prompts it has had in its cache, and how many it has read."""
+        worker = self.workers.get(name)
+        if worker is not None and worker.phase == "prefill":
+            self.hearsay.heard(name, cached_tokens, read_tokens, now_s)
+
+    def remember(self, name: str, phase: Phase, prompt: Prompt, now_s: float) -> None:
+        """A worker reads a prompt, or gets its keys and values, and forgets what it has no room for any more.
+
+        What other gateways send there takes as much of the room as what this one does.
+        """
+        if phase == "prefill":
+            self.hearsay.sent(self.history.held_bytes(name, prompt), prompt.bytes, now_s)
+        worker = self.workers.get(name)
+        room_tokens = worker.kv_tokens if worker is not None else None
+        room_bytes = None if room_tokens is None else room_tokens * BYTES_PER_TOKEN // self.gateways
+        self.history.remember(name, prompt, room_bytes)
 
     def unread_bytes(self, worker: Worker, prompt: Prompt) -> int:
         """What a worker would have to read of a prompt."""
@@ -239,9 +268,10 @@ class Fleet:
 
 
 def usual_rate(workers: Iterable[Worker]) -> float:
-    """Bytes of prompts per second that a worker reads, on average of those of which it is known; 0: of none."""
-    known = [rate for worker in workers if (rate := worker.prompts.rate)]
-    return sum(known) / len(known) if known else 0.0
+    """Bytes of prompts per second that a worker reads, on average of all time that was measured; 0: none was."""
+    meters = [worker.prompts for worker in workers]
+    busy_s = sum(meter.busy_s for meter in meters)
+    return sum(meter.done for meter in meters) / busy_s if busy_s else 0.0
 
 
 def _suspicion_s(failures: int) -> float:

@@ -209,7 +209,7 @@ def step(state: Exchange, event: Event, now_s: float, fleet: Fleet) -> Step:
             fleet.end(*left, _unread_bytes(state), now_s, finished=finished)
         if taken is not None:
             fleet.begin(*taken, _unread_bytes(after), now_s)
-            fleet.history.remember(taken[0], after.terms.prompt)
+            fleet.remember(*taken, after.terms.prompt, now_s)
     return after, actions
 
 
@@ -322,7 +322,7 @@ def _prefilled(state: Exchange, event: Prefilled, now_s: float, fleet: Fleet) ->
     if loss is not None:
         return _lost(state, Lost(loss, Offer.RESUMABLE), now_s, fleet)
     fleet.worked(state.route.prefill)
-    # The prefill took its time: another decode worker can read the blocks if the chosen one is gone by now.
+    # The prefill took its time, and any decode worker can read the blocks.
     route = redirect(fleet, _ask(state, state.generation), state.route)
     return replace(state, stage=Stage.DECODE, route=route), (RunDecode(route.decode, handed_off=True),)
 

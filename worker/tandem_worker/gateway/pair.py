@@ -5,8 +5,9 @@ none, and the service allows it, a survivor serves the whole request. A prompt o
 it is short or because its beginning is cached where it would be answered, is not worth a hand-off.
 
 Of the workers that read prompts, the one that is done first is chosen: with what it has to read already, and then with
-what its cache lacks of this prompt. Where several would be done about as soon, the prompt itself chooses between them,
-so that gateways that know nothing of each other send one conversation to one worker.
+what its cache lacks of this prompt. Where several would be done about as soon, the prompt itself chooses between them:
+gateways that know nothing of each other then send one conversation to one worker, its home. Where engines find more in
+their caches than this gateway knows of, the home is believed to hold what others may have sent there.
 
 Of the workers that write answers, the one with most room is chosen, in the zone of who reads while there is room there.
 """
@@ -88,9 +89,12 @@ def choose(fleet: Fleet, ask: Ask) -> Route | None:
 
 
 def redirect(fleet: Fleet, ask: Ask, route: Route) -> Route:
-    """The route with another decode worker of the same pair key, where the chosen one takes no requests any more."""
-    chosen, prefill = fleet.get(route.decode), fleet.get(route.prefill)
-    if ask.pinned is not None or prefill is None or (chosen is not None and chosen.ready):
+    """The route with the decode worker of the same pair key that has most room now, when the prompt is read.
+
+    While it was read, others were sent to the worker that had most room before, and it may be gone.
+    """
+    prefill = fleet.get(route.prefill)
+    if ask.pinned is not None or prefill is None:
         return route
     key = prefill.record.pair_key
     able = (w for w in fleet.ready(ask.generation) if w.phase == "decode" and w.record.pair_key == key)
@@ -178,16 +182,29 @@ def _reader(fleet: Fleet, ask: Ask, workers: list[Worker]) -> Worker | None:
     able = [worker for worker in workers if _blame(ask, worker) == blame]
     usual = usual_rate(able) or 1.0
     done_s = [
-        (worker.prompts.pending + fleet.unread_bytes(worker, ask.prompt)) / (worker.prompts.rate or usual)
-        for worker in able
+        (worker.prompts.pending + unread) / worker.prompts.rate_beside(usual)
+        for worker, unread in zip(able, _likely_unread(fleet, ask.prompt, able), strict=True)
     ]
     soon_s = min(done_s) * ABOUT_AS_SOON
     equal = [worker for worker, at_s in zip(able, done_s, strict=True) if at_s <= soon_s]
-    if len(equal) > 1:
-        piece = fleet.history.first_unheld(ask.prompt, [worker.record.name for worker in equal])
-        if piece is not None:
-            return max(equal, key=lambda worker: draw(piece, worker.record.name))
-    return min(equal, key=_prefill_load)
+    return _home(fleet, ask.prompt, equal) or min(equal, key=_prefill_load)
+
+
+def _likely_unread(fleet: Fleet, prompt: Prompt, workers: list[Worker]) -> list[float]:
+    """Bytes that each worker has to read of a prompt, what other gateways have likely sent it taken off."""
+    unread = [float(fleet.unread_bytes(worker, prompt)) for worker in workers]
+    if share := fleet.hearsay.share:
+        least = min(unread)
+        holders = [worker for worker, left in zip(workers, unread, strict=True) if left == least]
+        if (home := _home(fleet, prompt, holders)) is not None:
+            unread[workers.index(home)] *= 1 - share
+    return unread
+
+
+def _home(fleet: Fleet, prompt: Prompt, workers: list[Worker]) -> Worker | None:
+    """Which of the workers a prompt goes to by itself, whoever asks; None for one that is too short to tell."""
+    piece = fleet.history.first_unheld(prompt, [worker.record.name for worker in workers])
+    return None if piece is None else max(workers, key=lambda worker: draw(piece, worker.record.name))
 
 
 def _writer(ask: Ask, workers: Iterable[Worker], near: Worker | None = None) -> Worker | None:

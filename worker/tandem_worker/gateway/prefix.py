@@ -2,8 +2,9 @@
 
 No tokens: a prompt is the bytes of the body that become the prompt, cut into pieces of one size. Each piece is known by
 the hash of everything up to its end, so two prompts have a piece in common just where their whole beginnings are equal,
-as in the engines' prefix caches. What an engine has thrown away meanwhile, or was sent by another gateway, is not
-known: a guess that is wrong costs the time of reading, never a wrong answer.
+as in the engines' prefix caches. An engine throws away what was used longest ago, and so does this memory, at the size
+of the engine's; what another gateway sent it is not known. A guess that is wrong costs the time of reading, never a
+wrong answer.
 """
 
 from collections import OrderedDict
@@ -20,7 +21,7 @@ PIECES_MAX = 256
 BYTES_PER_TOKEN = 4
 """Of English prose in current vocabularies, and of the JSON around it; code has fewer, other scripts have more."""
 WORKER_PIECES_MAX = 16_384
-"""Of one worker: 8 MiB of prompts, two million tokens, are more than most GPUs have room for."""
+"""Of one worker: 8 MiB of prompts, two million tokens; of one that says what it has room for, no more than that."""
 PIECES_KEPT_MAX = 1 << 20
 """Of all workers together, some 100 MB of this process's memory; with more than 64 workers each has its part of it."""
 
@@ -60,14 +61,16 @@ class History:
     def __init__(self) -> None:
         self._held: dict[str, OrderedDict[int, None]] = {}
 
-    def remember(self, worker: str, prompt: Prompt) -> None:
-        """A worker reads a prompt, or gets its keys and values."""
+    def remember(self, worker: str, prompt: Prompt, room_bytes: int | None = None) -> None:
+        """A worker reads a prompt, or gets its keys and values. It has room for so much; None: all that is kept."""
         held = self._held.setdefault(worker, OrderedDict())
         # The last piece first: what is forgotten of a prompt is then its end, and never a beginning before its end.
         for piece in reversed(prompt.pieces):
             held[piece] = None
             held.move_to_end(piece)
         most = min(WORKER_PIECES_MAX, PIECES_KEPT_MAX // len(self._held))
+        if room_bytes is not None:
+            most = min(most, room_bytes // PIECE_BYTES)
         while len(held) > most:
             held.popitem(last=False)
 

@@ -130,7 +130,6 @@ class Gateway:
         self.running: set[Serving] = set()
         self._admitted: dict[int, asyncio.Future[None]] = {}
         self._decisions = Decisions()
-        self._gateways = 1
         self._sequence = 0
         self._nonce = os.urandom(3).hex()
         self._ticked_s = shared.now()
@@ -173,7 +172,7 @@ class Gateway:
             self._assign_roles(now_s)
 
     def _assign_roles(self, now_s: float) -> None:
-        changed = self.shared.fleet.assign(self.spec.decodes_max / self._gateways, now_s)
+        changed = self.shared.fleet.assign(self.spec.decodes_max / self.shared.fleet.gateways, now_s)
         for name, role in changed.items():
             log.info("%s takes %s from now on", name, "prompts" if role == "prefill" else "answers")
         if changed:
@@ -446,7 +445,7 @@ class Gateway:
 
     def divide(self, gateways: int) -> None:
         """Admit this gateway's part of the service's limits, of so many gateways."""
-        self._gateways = gateways
+        self.shared.fleet.gateways = gateways
         running_max, waiting_max = (
             share(limit, gateways) for limit in (self.spec.requests_running_max, self.spec.requests_waiting_max)
         )

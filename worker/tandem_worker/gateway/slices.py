@@ -4,7 +4,7 @@ An address alone is nobody: pods get the addresses of pods that are gone. So who
 what it said counts for as long as the same pod has the address.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ class Address:
     http_port: int
     agent_port: int
     pod: str
-    """Its uid."""
+    """Its uid; its address where the slice names no pod."""
     zone: str = ""
     """That of its node, as the slice says."""
 
@@ -40,48 +40,67 @@ class Identity(BaseModel):
     served_names: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """One pod of one slice."""
+
+    pod: str
+    """Its uid; its address where the slice names no pod."""
+    host: str
+    ports: Mapping[str, int]
+    zone: str
+    ready: bool
+    leaving: bool
+
+
 def addresses(slices: Iterable[Mapping[str, Any]]) -> dict[Address, bool]:
     """Every worker's address, and whether its pod is leaving.
 
     The Services publish workers that are not ready: the gateway asks each itself, and sooner than the kubelet does.
     """
-    found: dict[Address, bool] = {}
-    for one in slices:
-        ports = {port.get("name"): port.get("port") for port in one.get("ports") or ()}
-        if not ports.get("http") or not ports.get("agent"):
-            continue
-        for endpoint in one.get("endpoints") or ():
-            for host in endpoint.get("addresses", ())[:1]:
-                pod = (endpoint.get("targetRef") or {}).get("uid", "")
-                leaving = bool((endpoint.get("conditions") or {}).get("terminating"))
-                zone = endpoint.get("zone") or ""
-                found[Address(host, ports["http"], ports["agent"], pod, zone)] = leaving
-    return found
+    return {
+        Address(one.host, one.ports["http"], one.ports["agent"], one.pod, one.zone): one.leaving
+        for one in _one_a_pod(one for one in _endpoints(slices) if {"http", "agent"} <= one.ports.keys())
+    }
 
 
 def ready_hosts(slices: Iterable[Mapping[str, Any]]) -> set[str]:
-    """Addresses of the endpoints that are ready: the gateways', in the slices of their own Service."""
-    return {
-        host
-        for one in slices
-        for endpoint in one.get("endpoints") or ()
-        if (endpoint.get("conditions") or {}).get("ready")
-        for host in endpoint.get("addresses", ())[:1]
-    }
+    """Addresses of the pods that are ready: the gateways', in the slices of their own Services."""
+    return {one.host for one in _one_a_pod(one for one in _endpoints(slices) if one.ready)}
 
 
 def places(slices: Iterable[Mapping[str, Any]], port: str) -> list[tuple[str, int]]:
-    """Address and number of that port of every endpoint that is ready, or leaves and may have work still."""
-    found = {
-        (host, number)
-        for one in slices
-        for number in (each.get("port") for each in one.get("ports") or () if each.get("name") == port)
-        if number
-        for endpoint in one.get("endpoints") or ()
-        if (conditions := endpoint.get("conditions") or {}).get("ready") or conditions.get("terminating")
-        for host in endpoint.get("addresses", ())[:1]
-    }
-    return sorted(found)
+    """Address and number of that port of every pod that is ready, or leaves and may have work still."""
+    found = (one for one in _endpoints(slices) if port in one.ports and (one.ready or one.leaving))
+    return sorted((one.host, one.ports[port]) for one in _one_a_pod(found))
+
+
+def _endpoints(slices: Iterable[Mapping[str, Any]]) -> Iterator[_Endpoint]:
+    """What the slices hold; the addresses of an endpoint are the same pod's, and the first stands for them."""
+    for one in slices:
+        ports = {port["name"]: port["port"] for port in one.get("ports") or () if port.get("name") and port.get("port")}
+        for endpoint in one.get("endpoints") or ():
+            conditions = endpoint.get("conditions") or {}
+            for host in endpoint.get("addresses", ())[:1]:
+                yield _Endpoint(
+                    pod=(endpoint.get("targetRef") or {}).get("uid", host),
+                    host=host,
+                    ports=ports,
+                    zone=endpoint.get("zone") or "",
+                    ready=bool(conditions.get("ready")),
+                    leaving=bool(conditions.get("terminating")),
+                )
+
+
+def _one_a_pod(found: Iterable[_Endpoint]) -> Iterable[_Endpoint]:
+    """A Service of both families has every pod twice, in slices of IPv4 and of IPv6; ours listen on IPv4 where it is.
+
+    Source: Kubernetes, docs/concepts/services-networking/endpoint-slices, "Address types".
+    """
+    kept: dict[str, _Endpoint] = {}
+    for one in sorted(found, key=lambda each: ":" in each.host):
+        kept.setdefault(one.pod, one)
+    return kept.values()
 
 
 def records(found: Mapping[Address, bool], identities: Mapping[Address, Identity], service: str) -> list[WorkerRecord]:

@@ -117,6 +117,9 @@ class _Ready(BaseModel):
 
     reason: str | None = None
     kv_share: float | None = None
+    kv_tokens: int | None = None
+    prompt_tokens_cached: int | None = None
+    prompt_tokens_read: int | None = None
 
 
 LEAVING = ("draining", "stopping")
@@ -159,15 +162,16 @@ class Watcher:
         loop = asyncio.get_running_loop()
         while (worker := self._fleet.get(name)) is not None:
             asked_s = loop.time()
-            good, draining, kv_share = await self._ask(worker.record)
-            if kv_share is not None:
-                self._fleet.loaded(name, kv_share)
+            good, draining, said = await self._ask(worker.record)
+            self._fleet.loaded(name, said.kv_share, said.kv_tokens)
+            if said.prompt_tokens_cached is not None and said.prompt_tokens_read is not None:
+                self._fleet.read(name, said.prompt_tokens_cached, said.prompt_tokens_read, loop.time())
             if self._fleet.probed(name, good=good, draining=draining, asked_s=asked_s, now_s=loop.time()):
                 self._changed()
             await asyncio.sleep(READY_POLL_S)
 
-    async def _ask(self, record: WorkerRecord) -> tuple[bool, bool, float | None]:
-        """Whether a worker may take requests, whether it is leaving, and how full its memory for KV is."""
+    async def _ask(self, record: WorkerRecord) -> tuple[bool, bool, _Ready]:
+        """Whether a worker may take requests, whether it is leaving, and what its agent says of it."""
         wire = None
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
@@ -175,13 +179,13 @@ class Watcher:
                 status = await wire.headers()
                 body = await wire.read_all()
         except (UpstreamError, TimeoutError):
-            return False, False, None
+            return False, False, _Ready()
         finally:
             if wire is not None:
                 self._upstream.release(wire)
         said = _read(body)
         leaving = any(word in (said.reason or "") for word in LEAVING)
-        return status == 200, status != 200 and leaving, said.kv_share
+        return status == 200, status != 200 and leaving, said
 
 
 def _read(body: bytes) -> _Ready:
