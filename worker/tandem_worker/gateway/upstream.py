@@ -121,8 +121,11 @@ class Wire(asyncio.Protocol):
 
     @property
     def reusable(self) -> bool:
-        """Whether the finished exchange left the connection fit for another one."""
-        return self.complete and self._reusable and not self._chunks and self.open
+        """Whether the finished exchange left the connection fit for another one.
+
+        One that is not read from would carry a request and never bring its answer, nor the news that its peer is gone.
+        """
+        return self.complete and self._reusable and not self._chunks and not self._paused and self.open
 
     def send(self, request: bytes) -> None:
         """Start an exchange."""
