@@ -64,6 +64,8 @@ class Measurement:
     """The same prompt answered whole by the decode worker."""
     moved: KvCounters
     transport: str
+    failed_before: str = ""
+    """Why the request was sent a second time; empty: it was not."""
 
 
 def judge(
@@ -86,7 +88,8 @@ def judge(
         return None, tuple(dict.fromkeys(reasons))
     short = [m.answer for m in timed if m.probe.kind == "question"]
     transports = sorted({pair.transport for pair in pairs})
-    notes = tuple(
+    again = tuple(f"asked twice; the first time {m.failed_before}" for m in measurements if m.failed_before)
+    notes = again + tuple(
         f"{p.prefill} to {p.decode}: the answer left the aggregated one after {p.same_tokens} tokens, where the "
         f"two best tokens were within {spec.divergence_gap_nats_max:g} nats of each other"
         for p in pairs

@@ -8,8 +8,9 @@ from typing import Literal
 from tandem_worker.contract import Phase
 
 Kind = Literal["first", "question", "long"]
-"""The first request of a pair also connects its engines, so it is judged but not timed; the question gives the answer
-and the latencies; the long prompt moves enough KV to say something of bandwidth."""
+"""The first request of a pair also connects its engines, so it is judged but not timed, and sent again if it fails: an
+engine that is busy for five seconds just then misses the handshake (vLLM 0.32, nixl/base_worker.py). The question gives
+the answer and the latencies; the long prompt moves enough KV to say something of bandwidth."""
 
 QUESTION = "What is the capital of France?"
 FILLER = "The quick brown fox jumps over the lazy dog. "
