@@ -86,6 +86,11 @@ def test_whatever_changes_what_the_engine_caches_changes_every_piece(change: dic
     assert not set(asked(turns("ann", 2)).pieces) & set(asked(turns("ann", 2), **change).pieces)
 
 
+def test_where_engines_cache_nothing_a_prompt_is_as_long_and_nobody_holds_any_of_it():
+    fields = msgspec.json.decode(json.dumps({"messages": turns("a", 3)}), type=dict[str, msgspec.Raw])
+    assert prompt_of(fields, cached=False) == Prompt(prompt_of(fields).bytes)
+
+
 def test_sampling_changes_no_piece():
     assert asked(turns("ann", 2), temperature=0.7, max_tokens=5) == asked(turns("ann", 2))
 

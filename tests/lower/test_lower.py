@@ -154,6 +154,12 @@ def test_the_engine_has_half_of_the_time_to_stop_and_never_zero(stop_s: float, e
     assert shutdown_timeout_s(stop_s) == engine_s
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_gateway_counts_on_caches_where_there_are_any(cached: bool):
+    engine = tandem.Vllm(version="0.32.0", prefix_caching=cached)
+    assert fleet(laptop_pair(engine=engine)).gateway.prefix_cached is cached
+
+
 def test_the_gateway_takes_no_more_than_its_engines():
     pair = llama_pair({"context_tokens": 4096}, {"context_tokens": 2048})
     assert fleet(pair).gateway.context_tokens_max == 2048

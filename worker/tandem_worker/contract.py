@@ -150,6 +150,8 @@ class GatewaySpec(_Value):
     """Answers that one flexible worker can write at once; 0: there are no flexible workers."""
     hand_off_tokens_min: int = 0
     """Prompts with fewer tokens to read go whole to a decode worker, as a hand-off would not pay; 0: none does."""
+    prefix_cached: bool = True
+    """Whether engines keep what they have read of prompts; False: every prompt is read anew, wherever it goes."""
 
 
 def why_apart(specs: Sequence[GatewaySpec]) -> str | None:

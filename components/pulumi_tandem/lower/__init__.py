@@ -95,4 +95,5 @@ def _gateway(resolved: Resolved, spec: WorkerSpec) -> GatewaySpec:
         scaling=scaling(resolved),
         decodes_max=decodes_max(resolved, resolved.pools[0]) if resolved.flexible else 0,
         hand_off_tokens_min=hand_off_tokens_min(resolved),
+        prefix_cached=all(pool.vllm is None or pool.vllm.prefix_caching for pool in resolved.pools),
     )

@@ -41,8 +41,10 @@ class Prompt(Struct, frozen=True):
     """Hash of everything up to the end of each whole piece."""
 
 
-def prompt_of(fields: Mapping[str, Raw]) -> Prompt:
-    """The prompt of a request's body."""
+def prompt_of(fields: Mapping[str, Raw], *, cached: bool = True) -> Prompt:
+    """The prompt of a request's body; without pieces where engines cache none."""
+    if not cached:
+        return Prompt(sum(len(memoryview(fields[name])) for name in PROMPT_FIELDS if name in fields))
     seed = blake2b(digest_size=8)
     for name in SEED_FIELDS:
         seed.update(memoryview(fields.get(name, b"")))

@@ -406,7 +406,7 @@ class Gateway:
             reason=reason,
             deadline_s=self.shared.now() + spec.request_timeout_s,
             attempts_max=1 if proving else spec.attempts_max,
-            prompt=Prompt() if reason else prompt_of(read.fields),
+            prompt=Prompt() if reason else prompt_of(read.fields, cached=spec.prefix_cached),
             hand_off_tokens_min=spec.hand_off_tokens_min,
             survivors_serve_both=spec.survivors_serve_both and not proving,
             generation=wanted["generation"],
