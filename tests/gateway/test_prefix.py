@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tandem_worker.contract import Phase, WorkerRecord
 from tandem_worker.gateway import prefix
 from tandem_worker.gateway.decider import REQUESTS_MIN, Decisions
 from tandem_worker.gateway.fleet import Fleet
 from tandem_worker.gateway.handoff import Begin, Exchange, Prefilled, Terms, step
 from tandem_worker.gateway.pair import Ask, choose
 from tandem_worker.gateway.prefix import PIECE_BYTES, History, Prompt, prompt_of
+from tests.gateway.fleets import fleet_of, worker
 
 SYSTEM = {"role": "system", "content": "You are a careful assistant. " * 60}
 Said = list[dict[str, str]]
@@ -34,20 +34,9 @@ def turns(user: str, count: int) -> Said:
     return said[:-1]
 
 
-def record(name: str, phase: Phase) -> WorkerRecord:
-    return WorkerRecord(
-        name=name, service="chat", pool=phase, phase=phase, phases=("prefill", "decode"), dialect="vllm-nixl-pull",
-        generation="g1", pair_key="k1", address="host", http_port=1, agent_port=2,
-    )  # fmt: skip
-
-
 def gateway(prefills: int = 4, decodes: int = 2) -> Fleet:
-    fleet = Fleet()
-    names = [record(f"p{n}", "prefill") for n in range(prefills)] + [record(f"d{n}", "decode") for n in range(decodes)]
-    fleet.observe(names, "g1")
-    for one in names:
-        fleet.probed(one.name, good=True, draining=False, asked_s=0.0, now_s=0.0)
-    return fleet
+    readers = [worker(f"p{n}", "prefill") for n in range(prefills)]
+    return fleet_of(*readers, *(worker(f"d{n}", "decode") for n in range(decodes)))
 
 
 def begin(fleet: Fleet, said: Said, now_s: float) -> tuple[Exchange, Fleet]:

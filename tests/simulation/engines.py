@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tandem_worker.contract import Phase, WorkerRecord
+from tandem_worker.contract import WorkerRecord
 from tests.fakes import tokens, wire
 from tests.fakes.apis import renderer
 from tests.fakes.job import Job, parse_job
@@ -63,23 +63,6 @@ def pieces(job: Job, request_id: str, rng: random.Random) -> Iterator[bytes]:
         )
         first = False
     yield from stream.closing(job.produced)
-
-
-def record(name: str, phase: Phase, generation: str, *, both: bool) -> WorkerRecord:
-    """A worker's record."""
-    return WorkerRecord(
-        name=name,
-        service="chat",
-        pool=phase,
-        phase=phase,
-        phases=("prefill", "decode") if both else (phase,),
-        dialect="vllm-nixl-pull",
-        generation=generation,
-        pair_key=f"key-{generation}",
-        address="engine",
-        http_port=1,
-        agent_port=2,
-    )
 
 
 def ends_inside_character(ids: list[int]) -> bool:

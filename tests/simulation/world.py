@@ -24,7 +24,8 @@ from tandem_worker.gateway.request import ClientRequest, fields_of, understood
 from tandem_worker.gateway.resume import continuation
 from tandem_worker.gateway.silence import Limits, Silence, judge
 from tests.fakes.tokens import fingerprint
-from tests.simulation.engines import SimEngine, ends_inside_character, job_of, pieces, record
+from tests.gateway.fleets import worker
+from tests.simulation.engines import SimEngine, ends_inside_character, job_of, pieces
 
 LIMITS = Limits(prefill_timeout_s=4.0, stall_timeout_s=2.0)
 PROBE_S = 0.5
@@ -86,7 +87,9 @@ class World:
         self._fault_rate = self.rng.choice((0.0, 0.02, 0.1, 0.3))
         for phase in ("prefill", "decode"):
             for i in range(self.rng.choice((1, 1, 2, 3))):
-                self._add(f"{phase}-{i}-a", record(f"{phase}-{i}-a", phase, "a", both=self.both))
+                self._add(
+                    f"{phase}-{i}-a", worker(f"{phase}-{i}-a", phase, generation="a", key="key-a", both=self.both)
+                )
         self._active = "a"
         self._observe()
         self._probe()
@@ -148,7 +151,7 @@ class World:
         """A new generation comes up, becomes active, and the old one drains and leaves."""
         old = [name for name, engine in self.engines.items() if engine.record.generation == "a"]
         for phase in ("prefill", "decode"):
-            self._add(f"{phase}-0-b", record(f"{phase}-0-b", phase, "b", both=self.both))
+            self._add(f"{phase}-0-b", worker(f"{phase}-0-b", phase, generation="b", key="key-b", both=self.both))
         self._observe()
 
         def activate() -> None:

@@ -43,13 +43,13 @@ class Prompt(Struct, frozen=True):
 
 def prompt_of(fields: Mapping[str, Raw], *, cached: bool = True) -> Prompt:
     """The prompt of a request's body; without pieces where engines cache none."""
+    text = b"".join(memoryview(fields[name]) for name in PROMPT_FIELDS if name in fields)
     if not cached:
-        return Prompt(sum(len(memoryview(fields[name])) for name in PROMPT_FIELDS if name in fields))
+        return Prompt(len(text))
     seed = blake2b(digest_size=8)
     for name in SEED_FIELDS:
         seed.update(memoryview(fields.get(name, b"")))
         seed.update(b"\0")
-    text = b"".join(memoryview(fields[name]) for name in PROMPT_FIELDS if name in fields)
     pieces: list[int] = []
     for end in range(PIECE_BYTES, min(len(text), PIECE_BYTES * PIECES_MAX) + 1, PIECE_BYTES):
         seed.update(text[end - PIECE_BYTES : end])
